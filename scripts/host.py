@@ -78,27 +78,21 @@ def _check_modules(python: Path, comfyui: Path) -> None:
     try:
         answer = subprocess.run([python, "-c", script, "torch", "cv2"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        message = (
-            f"'{python}' does not run ({error}): name the Python of '{comfyui}' with --python or NEXTCONTROL_PYTHON."
-        )
+        message = f"'{python}' does not run ({error}): name the Python of '{comfyui}' with --python or NEXTCONTROL_PYTHON."
         raise SetupError(message) from error
     missing = answer.stdout.split()
     if "torch" in missing:
         message = f"'{python}' has no torch: name the Python that runs '{comfyui}' with --python or NEXTCONTROL_PYTHON."
         raise SetupError(message)
     if missing:
-        message = (
-            f"'{python}' lacks what the pack requires: run '{python} -m pip install -r {ROOT / 'requirements.txt'}'."
-        )
+        message = f"'{python}' lacks what the pack requires: run '{python} -m pip install -r {ROOT / 'requirements.txt'}'."
         raise SetupError(message)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Find or make the host and print it as JSON."""
     parser = argparse.ArgumentParser(description="Find or set up a ComfyUI and print where it is, as one line of JSON.")
-    parser.add_argument(
-        "--comfyui", type=Path, help="a ComfyUI of your own (or NEXTCONTROL_COMFYUI); default: a private one"
-    )
+    parser.add_argument("--comfyui", type=Path, help="a ComfyUI of your own (or NEXTCONTROL_COMFYUI); default: a private one")
     parser.add_argument("--python", type=Path, help="the Python that runs it (or NEXTCONTROL_PYTHON)")
     options = parser.parse_args(arguments)
     try:

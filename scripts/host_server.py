@@ -81,9 +81,7 @@ class Server(Client):
             self._cleanup = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._cleanup.close()
 
     def add_model(self, kind: str, path: Path) -> Path:
@@ -119,7 +117,7 @@ class Server(Client):
         packs = self.base / "custom_nodes"
         packs.mkdir()
         # The published name: the checkout may be called anything, and ComfyUI names the pack after its folder.
-        _link_folder(packs / PACK_NAME, self.pack_root)
+        link_folder(packs / PACK_NAME, self.pack_root)
 
     def _start(self, port: int) -> subprocess.Popen[bytes]:
         command = [str(self.host.python), "main.py", "--listen", "127.0.0.1", "--port", str(port)]
@@ -145,9 +143,7 @@ class Server(Client):
         end = time.monotonic() + START_SECONDS
         while not self._is_up():
             if process.poll() is not None:
-                message = (
-                    f"ComfyUI ended with status {process.returncode} while starting. Its log ends:\n{self.log_tail()}"
-                )
+                message = f"ComfyUI ended with status {process.returncode} while starting. Its log ends:\n{self.log_tail()}"
                 raise ServerError(message)
             if time.monotonic() > end:
                 message = f"ComfyUI is not ready after {START_SECONDS:.0f} s. Its log ends:\n{self.log_tail()}"
@@ -157,9 +153,7 @@ class Server(Client):
         about_pack = [line for line in self._log_text().splitlines() if PACK_NAME in line]
         if any("IMPORT FAILED" in line for line in about_pack):
             reasons = "\n".join(line for line in about_pack if "annot import" in line)
-            message = (
-                f"ComfyUI cannot import the pack '{self.pack_root}': {reasons}\nIts log ends:\n{self.log_tail(60)}"
-            )
+            message = f"ComfyUI cannot import the pack '{self.pack_root}': {reasons}\nIts log ends:\n{self.log_tail(60)}"
             raise ServerError(message)
 
     def _is_up(self) -> bool:
@@ -201,7 +195,8 @@ def _free_port() -> int:
         return port
 
 
-def _link_folder(link: Path, folder: Path) -> None:
+def link_folder(link: Path, folder: Path) -> None:
+    """Make `link` another name of `folder`."""
     try:
         link.symlink_to(folder, target_is_directory=True)
     except OSError:

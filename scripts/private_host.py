@@ -67,9 +67,7 @@ def build_host(folder: Path) -> None:
     with steps.step("virtual environment"):
         status, tail = steps.run([sys.executable, "-I", "-m", "venv", folder / "venv"])
         if status:
-            message = (
-                f"'{sys.executable} -m venv' failed ({tail[-1] if tail else status}): see '{steps.log}'{OTHERWISE}."
-            )
+            message = f"'{sys.executable} -m venv' failed ({tail[-1] if tail else status}): see '{steps.log}'{OTHERWISE}."
             raise SetupError(message)
     with steps.step("ComfyUI"):
         arguments: list[str | Path] = ["download", "--no-deps", "--only-binary", ":all:", "--dest", folder, SOURCE]

@@ -52,9 +52,7 @@ def log_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.log")
 
 
-def provide(
-    name: str, recipe: Mapping[str, object], build: Callable[[Path], None], required: Sequence[str] = ()
-) -> Path:
+def provide(name: str, recipe: Mapping[str, object], build: Callable[[Path], None], required: Sequence[str] = ()) -> Path:
     """The folder made from `recipe`, made now if there is none that is whole.
 
     Args:

@@ -1,0 +1,201 @@
+"""Check everything: ruff, mypy and pytest, beside a real ComfyUI.
+
+    python3 scripts/test.py [arguments of pytest]
+
+The first run sets up what is needed (see host.py); a ComfyUI of your own is used with NEXTCONTROL_COMFYUI=PATH.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from host import find_host
+from host_server import PACK_NAME, link_folder
+from private_host import ROOT
+from provide import SetupError, cache_home, log_of, provide, say
+from steps import Steps
+
+if TYPE_CHECKING:
+    from host import Host
+
+# Decides what the tools' folder holds; asked of the host's Python, because this one may be too old for tomllib.
+DESCRIBE = """
+import json, sys, sysconfig
+try:
+    import tomllib
+except ModuleNotFoundError:
+    from pip._vendor import tomli as tomllib
+with open(sys.argv[1], "rb") as file:
+    packages = tomllib.load(file)["project"]["optional-dependencies"]["dev"]
+python = [sys.implementation.name, *sys.version_info[:2]]
+print(json.dumps({"packages": packages, "python": python, "platform": sysconfig.get_platform()}))
+"""
+# Like `python -m`, with the tools last on the path, where they cannot replace a package of the host, and without the
+# working directory, where the pack's nodes/ would hide ComfyUI's nodes.py.
+RUN_MODULE = """
+import runpy, sys
+tools, module = sys.argv[1:3]
+del sys.argv[1:3]
+sys.path = [place for place in sys.path if place] + [tools]
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chromium-headless-shell")
+CHROMIUM_PLACES = (
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "${ProgramFiles}/Google/Chrome/Application/chrome.exe",
+    "${ProgramFiles(x86)}/Google/Chrome/Application/chrome.exe",
+    "${LOCALAPPDATA}/Google/Chrome/Application/chrome.exe",
+)
+NO_CHROMIUM = (
+    "browser tests not run: no Chromium found; install it (Debian: apt-get install chromium) or set NEXTCONTROL_CHROMIUM"
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command and the folder it runs in."""
+
+    name: str
+    command: list[str]
+    folder: Path
+
+
+def find_tools(host: Host) -> Path:
+    """The folder with the packages of the `dev` extra, installed for the host's Python on the first call.
+
+    Returns:
+        A folder for the end of `sys.path`; its bin/ holds the commands.
+
+    Raises:
+        SetupError: The host's Python has no pip, or pip fails.
+    """
+    command = [str(host.python), "-I", "-c", DESCRIBE, str(ROOT / "pyproject.toml")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        message = f"'{host.python}' cannot read '{ROOT / 'pyproject.toml'}': {answer.stderr.strip().splitlines()[-1]}."
+        raise SetupError(message)
+    recipe = json.loads(answer.stdout)
+
+    def build(folder: Path) -> None:
+        steps = Steps(1, log_of(folder))
+        with steps.step("tools for the tests"):
+            arguments = ["install", "--target", folder / "lib", *recipe["packages"]]
+            steps.pip(host.python, arguments, " and ".join(recipe["packages"]), "")
+
+    return provide("tools", recipe, build, ["lib/pytest", "lib/mypy"]) / "lib"
+
+
+def find_chromium() -> str | None:
+    """The browser for the tests that need one.
+
+    Returns:
+        Its path; None if there is none.
+
+    Raises:
+        SetupError: NEXTCONTROL_CHROMIUM names no program.
+    """
+    if chosen := os.environ.get("NEXTCONTROL_CHROMIUM"):
+        if found := shutil.which(chosen):
+            return found
+        message = f"NEXTCONTROL_CHROMIUM ('{chosen}') is no program: give the path of a Chromium or unset it."
+        raise SetupError(message)
+    places = (*CHROMIUM_NAMES, *map(os.path.expandvars, CHROMIUM_PLACES))
+    return next(filter(None, map(shutil.which, places)), None)
+
+
+def build_stages(host: Host, tools: Path, room: Path, chromium: str | None, arguments: list[str]) -> list[Stage]:
+    """The stages in order; `room` holds the checkout under the pack's published name, and nothing else.
+
+    Returns:
+        What `run_stages` takes.
+
+    Raises:
+        SetupError: The tools have no ruff.
+    """
+    ruff = shutil.which("ruff", path=os.pathsep.join([str(tools / "bin"), str(tools / "Scripts")]))
+    if ruff is None:
+        message = f"'{tools}' has no ruff: delete that folder and run this again."
+        raise SetupError(message)
+    module = [str(host.python), "-c", RUN_MODULE, str(tools)]
+    # The checkout may have any name, and modules get their names from folders: mypy sees it as `nextcontrol`.
+    mypy = ["mypy", "--config-file", f"{PACK_NAME}/pyproject.toml", "--explicit-package-bases", PACK_NAME]
+    pytest = ["pytest", "-o", f"cache_dir={cache_home() / 'pytest'}"]
+    if chromium is None:
+        pytest += ["-m", "not browser"]
+    return [
+        Stage("ruff check", [ruff, "check"], ROOT),
+        Stage("ruff format", [ruff, "format", "--check"], ROOT),
+        Stage("mypy", [*module, *mypy], room),
+        Stage("pytest", [*module, *pytest, *arguments], ROOT),
+    ]
+
+
+def build_environment(host: Host, chromium: str | None) -> dict[str, str]:
+    """The environment of every stage: where the host is, no network, and nothing written into the checkout."""
+    environment = {
+        **os.environ,
+        "NEXTCONTROL_COMFYUI": str(host.comfyui),
+        "NEXTCONTROL_PYTHON": str(host.python),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "RUFF_CACHE_DIR": str(cache_home() / "ruff"),
+        "MYPY_CACHE_DIR": str(cache_home() / "mypy"),
+        "MYPYPATH": os.pathsep.join([str(host.comfyui), str(ROOT / "scripts")]),
+    }
+    if chromium is not None:
+        environment["NEXTCONTROL_CHROMIUM"] = chromium
+    return environment
+
+
+def run_stages(stages: list[Stage], environment: dict[str, str]) -> int:
+    """Run all stages, also after a failed one, and sum up; 0 if all of them passed."""
+    verdicts = []
+    failed = False
+    for stage in stages:
+        print(f"== {stage.name}", flush=True)
+        start = time.monotonic()
+        status = subprocess.run(stage.command, cwd=stage.folder, env=environment, check=False).returncode
+        failed = failed or status != 0
+        verdict = f"FAILED (exit {status})" if status else "passed"
+        verdicts.append(f"{stage.name} {verdict} in {time.monotonic() - start:.1f} s")
+        print(f"== {verdicts[-1]}\n", flush=True)
+    print(f"== {'; '.join(verdicts)}", flush=True)
+    return int(failed)
+
+
+def main(arguments: list[str]) -> int:
+    """Set up, run, sum up."""
+    if arguments in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
+    try:
+        host = find_host()
+        chromium = find_chromium()
+        tools = find_tools(host)
+        print(f"ComfyUI {host.version} in '{host.comfyui}', Python '{host.python}'", flush=True)
+        if chromium is None:
+            print(NO_CHROMIUM, flush=True)
+        with tempfile.TemporaryDirectory() as room:
+            link_folder(Path(room) / PACK_NAME, ROOT)
+            stages = build_stages(host, tools, Path(room), chromium, arguments)
+            return run_stages(stages, build_environment(host, chromium))
+    except SetupError as error:
+        say(f"test.py: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("test.py: interrupted.")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
