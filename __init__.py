@@ -1,0 +1,8 @@
+"""NextControl: ControlNeXt and CtrLoRA for ComfyUI."""
+
+
+async def comfy_entrypoint():
+    """Hand the nodes to ComfyUI; nothing is imported or registered before this is called."""
+    from .nodes.extension import NextControlExtension
+
+    return NextControlExtension()

@@ -1,0 +1,1 @@
+"""What the papers say: networks, injection rules and file formats, with torch alone."""

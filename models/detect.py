@@ -1,0 +1,230 @@
+"""Say what a weight file is, from the names and shapes of its tensors: one ordered table.
+
+Sources of the key names: dvlab-research/ControlNeXt@ab4b3ac, xyfJASON/ctrlora@b4422b4, Comfy-Org/ComfyUI 0.3.64.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from .controlnext import GENERATIONS, ControlNeXt, ControlNeXtConfig, read_config
+from .injection import Family, variants_of
+from .state_dict import shapes_of
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class UnsupportedCheckpointError(ValueError):
+    """A weight file is not what was asked for; the message says what it is and what to do."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of file and the names that give it away. Every pattern is a regular expression, searched in the keys."""
+
+    id: str
+    title: str
+    """Completes "'x' is …"."""
+    advice: str
+    """One imperative sentence without the full stop, for somebody who put it in the wrong place."""
+    has_all: tuple[str, ...] = ()
+    has_any: tuple[str, ...] = ()
+    has_none: tuple[str, ...] = ()
+
+    def matches(self, text: str) -> bool:
+        """Whether the keys, one per line in `text`, fit."""
+
+        def found(pattern: str) -> bool:
+            return re.search(pattern, text, re.MULTILINE) is not None
+
+        return (
+            all(map(found, self.has_all))
+            and (not self.has_any or any(map(found, self.has_any)))
+            and not any(map(found, self.has_none))
+        )
+
+
+_MODULE = (r"^down_res\.0\.conv1\.weight$", r"^mid_convs\.1\.weight$", r"^time_embedding\.linear_1\.weight$")
+_STEM, _THIRD, _MID_NORM = r"^embedding\.0\.weight$", r"^down_res\.2\.conv1\.weight$", r"^mid_convs\.0\.3\.weight$"
+_LOAD_CONTROLNEXT = "Load it as control_file of 'Load ControlNeXt'"
+_INTERIM = "Use a module published after August 2024"
+_CORE_CONTROLNET = "Load it with ComfyUI's 'Load ControlNet Model'"
+
+KINDS: tuple[Kind, ...] = (
+    Kind(
+        "controlnext_g1", "a ControlNeXt module (SD1.5 of June 2024)", _LOAD_CONTROLNEXT,
+        has_all=(*_MODULE, "^scale$"), has_none=(_STEM, _MID_NORM),
+    ),
+    Kind(
+        "controlnext_g2", "a ControlNeXt module (SVD v1)", _LOAD_CONTROLNEXT,
+        has_all=(*_MODULE, _STEM, _THIRD, "^scale$"),
+    ),
+    Kind(
+        "controlnext_g3", "a ControlNeXt module (SD1.5, SDXL or SVD v2)", _LOAD_CONTROLNEXT,
+        has_all=(*_MODULE, _STEM, _MID_NORM), has_none=(_THIRD,),
+    ),
+    Kind(
+        "interim_june", "an interim ControlNeXt SDXL module of June 2024", _INTERIM,
+        has_all=(*_MODULE, _MID_NORM), has_none=(_STEM,),
+    ),
+    Kind(
+        "interim_july", "an interim ControlNeXt SDXL module of July 2024", _INTERIM,
+        has_all=(*_MODULE, _STEM, _THIRD), has_none=("^scale$",),
+    ),
+    Kind(
+        "controlnext_sd3", "a third-party ControlNeXt encoder for SD3", "Use a module for SD1.5, SDXL or SVD",
+        has_any=(r"^control_image_embed\.",),
+    ),
+    Kind(
+        "bundle", "raw ControlNeXt trainer output (module and UNet in one file)", _LOAD_CONTROLNEXT,
+        has_all=(r"^controlne(xt|t)\.", r"^unet\."),
+    ),
+    Kind(
+        "ctrlora_lora", "a CtrLoRA LoRA", "Load it with 'Load CtrLoRA'",
+        has_all=(r"lora_layer\.down\.weight$",), has_none=(r"^(control_model\.)?input_blocks\.0\.0\.weight$",),
+    ),
+    Kind("control_lora", "a Control-LoRA", _CORE_CONTROLNET, has_any=("^lora_controlnet$",)),
+    Kind("lllite", "a ControlNet-LLLite", "Load it with a pack that has an LLLite loader", has_any=("^lllite_",)),
+    Kind(
+        "controlnet", "a stock ControlNet", _CORE_CONTROLNET,
+        has_any=(r"input_hint_block\.0\.weight$", r"controlnet_cond_embedding\.", r"^controlnet_blocks\."),
+    ),
+    Kind(
+        "t2i_adapter", "a T2I-Adapter", _CORE_CONTROLNET,
+        has_any=(r"^(adapter\.)?body\.0\.(in_conv|resnets|block1)\.",),
+    ),
+    Kind(
+        "ctrlora_base", "a CtrLoRA Base ControlNet", "Load it with 'Load CtrLoRA Base'",
+        has_all=(r"^(control_model\.)?input_blocks\.0\.0\.weight$", r"^(control_model\.)?middle_block_out\.0\.weight$"),
+        has_none=(r"^model\.diffusion_model\.",),
+    ),
+    Kind(
+        "checkpoint", "a full checkpoint", "Load it with ComfyUI's 'Load Checkpoint'",
+        has_all=(r"^model\.diffusion_model\.",), has_any=(r"^first_stage_model\.", r"^cond(itioner|_stage_model)\."),
+    ),
+    Kind(
+        "lora", "a LoRA", "Load it with ComfyUI's 'Load LoRA'",
+        has_any=(r"\.lora_(up|down|A|B)\.", r"^lora_(unet|te)", r"\.(hada_w1_a|lokr_w1)$"),
+    ),
+    Kind(
+        "unet", "a set of fine-tuned UNet weights", "Load it as unet_file of 'Load ControlNeXt'",
+        has_any=(
+            r"^(unet\.)?(down_blocks|up_blocks)\.\d+\.(attentions|resnets)\.", r"^(unet\.)?mid_block\.",
+            r"^((model\.)?diffusion_model\.)?(input_blocks|output_blocks)\.\d+\.\d+\.", r"^middle_block\.\d+\.",
+        ),
+        has_none=(r"(encoder|decoder)\.", "^(post_)?quant_conv", r"^zero_convs\."),
+    ),
+    Kind("vae", "a VAE", "Load it with ComfyUI's 'Load VAE'", has_any=(r"(^|\.)decoder\.(conv_in|up)\.",)),
+    Kind("clip", "a text or image encoder", "Load it with ComfyUI's 'Load CLIP'", has_any=(r"(text|vision)_model\.",)),
+)  # fmt: skip
+
+MODULE_KINDS = ("controlnext_g1", "controlnext_g2", "controlnext_g3")
+
+
+def detect_kind(keys: Mapping[str, object]) -> Kind | None:
+    """The first kind of `KINDS` that fits, or None for a file nobody here knows."""
+    text = "\n".join(keys)
+    return next((kind for kind in KINDS if kind.matches(text)), None)
+
+
+def possible_variants(kind: Kind) -> tuple[str, ...]:
+    """The rows of `INJECTIONS` that a control module of this kind can serve."""
+    return variants_of(MODULE_KINDS.index(kind.id) + 1)
+
+
+def detect_unet_family(shapes: Shapes) -> Family | None:
+    """The family of a set of UNet weights in diffusers or ldm names, or None if nothing tells."""
+    text = "\n".join(shapes)
+    if re.search(r"temporal_|time_mixer|time_stack|time_pos_embed", text):
+        return "svd"
+    if re.search(r"transformer_blocks\.[2-9]\.|add_embedding\.", text):
+        return "sdxl"
+    widths = {shape[0] for key, shape in shapes.items() if "to_out.0.weight" in key}
+    contexts = {shape[1] for key, shape in shapes.items() if re.search(r"attn2\.to_[kv]\.weight$", key)}
+    # Only SD1.5 attends at 320 channels, or to text of width 768.
+    if 320 in widths or 768 in contexts:
+        return "sd15"
+    return "sdxl" if 2048 in contexts else None
+
+
+def describe(shapes: Shapes, name: str, wanted: str) -> str:
+    """One sentence about a file that is not what was wanted: what it is, or what it is nearest to.
+
+    Args:
+        shapes: Of the file, unwrapped.
+        name: Of the file, as the user chose it.
+        wanted: What the slot is for, with its article.
+
+    Returns:
+        A sentence in the form of STYLE.md.
+    """
+    kind = detect_kind(shapes)
+    if kind is not None and kind.id not in MODULE_KINDS:
+        return f"'{name}' is {kind.title}, not {wanted}. {kind.advice}."
+    overlap, title = max((sum(key in shapes for key in keys) / len(keys), title) for title, keys in _published().items())
+    if overlap > 0.5:
+        return _compare(shapes, _published()[title], name, title)
+    sample = ", ".join(f"'{key}'" for key in list(shapes)[:2]) or "no tensors"
+    return f"'{name}' is not {wanted}: it holds {sample}. Choose another file."
+
+
+def check_module(shapes: Shapes, name: str) -> ControlNeXtConfig:
+    """Make sure that every tensor of a control module is there, is known and fits the others.
+
+    Args:
+        shapes: Of the file, unwrapped and without a prefix.
+        name: Of the file, for the error.
+
+    Returns:
+        The configuration that `load_controlnext` will build.
+
+    Raises:
+        UnsupportedCheckpointError: It is another kind of file, or an incomplete one.
+    """
+    kind = detect_kind(shapes)
+    if kind is None or kind.id not in MODULE_KINDS:
+        raise UnsupportedCheckpointError(describe(shapes, name, "a ControlNeXt module"))
+    try:
+        config = read_config(shapes)
+        expected = shapes_of(ControlNeXt(config, device="meta").state_dict())
+    except (KeyError, IndexError) as error:
+        raise UnsupportedCheckpointError(describe(shapes, name, "a ControlNeXt module")) from error
+    except ValueError as error:
+        raise UnsupportedCheckpointError(
+            f"'{name}' is {kind.title} whose channels do not divide into its groups ({error}): use an unmodified file."
+        ) from error
+    if expected.keys() != shapes.keys():
+        raise UnsupportedCheckpointError(_compare(shapes, list(expected), name, kind.title))
+    for key, shape in expected.items():
+        if shape != shapes[key]:
+            raise UnsupportedCheckpointError(
+                f"'{name}' is {kind.title} with '{key}' of shape {shapes[key]}, where the others ask for {shape}: "
+                "the file is damaged, download it again."
+            )
+    return config
+
+
+@cache
+def _published() -> dict[str, list[str]]:
+    """The keys of the published modules, by title."""
+    titles = {kind.id: kind.title for kind in KINDS}
+    return {titles[id_]: list(ControlNeXt(GENERATIONS[i], device="meta").state_dict()) for i, id_ in enumerate(MODULE_KINDS)}
+
+
+def _compare(shapes: Shapes, keys: list[str], name: str, title: str) -> str:
+    missing = [key for key in keys if key not in shapes]
+    unknown = [key for key in shapes if key not in set(keys)]
+    found = f"{len(keys) - len(missing)} of {len(keys)} keys"
+    return (
+        f"Unknown control file '{name}': nearest is {title}, {found}{_listed('missing', missing)}"
+        f"{_listed('not known', unknown)}; use a complete, unmodified file."
+    )
+
+
+def _listed(lead: str, keys: Iterable[str]) -> str:
+    quoted = [f"'{key}'" for key in keys]
+    rest = f" and {len(quoted) - 3} more" if len(quoted) > 3 else ""
+    return f"; {lead} {', '.join(quoted[:3])}{rest}" if quoted else ""

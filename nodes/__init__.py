@@ -1,0 +1,1 @@
+"""What the user sees: schemas, and one call each."""

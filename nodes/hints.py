@@ -1,0 +1,79 @@
+"""Nodes that make hints from pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..preprocessors.canny import canny
+from .host.controlnext_file import check_choice
+from .host.hints import check_image
+from .host.progress import in_chunks
+from .sockets import schema
+
+THRESHOLDS = ("fixed", "median")
+
+
+def resolution_input() -> io.Int.Input:
+    """The second input of every hint node."""
+    return io.Int.Input(
+        "resolution",
+        default=512,
+        min=0,
+        max=8192,
+        step=8,
+        tooltip="Shorter side of the hint in pixels; both sides become multiples of 64. 0 keeps the picture's size, rounded down "
+        "to multiples of 8.",
+    )
+
+
+class Canny(io.ComfyNode):
+    """`IMAGE` to edges."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NextControlCanny",
+            display_name="Canny Hint",
+            category="NextControl/hints",
+            description="White edges on black, pixel for pixel as the annotators of CtrLoRA and ControlNeXt draw them.",
+            search_aliases=["edge", "canny", "preprocessor", "annotator"],
+            inputs=[
+                io.Image.Input("image", tooltip="One picture, or a batch or clip of any length."),
+                resolution_input(),
+                io.Int.Input(
+                    "low_threshold",
+                    default=100,
+                    min=0,
+                    max=255,
+                    tooltip="Where a line that has begun may go on; lower gives longer lines. CtrLoRA was trained with 100.",
+                ),
+                io.Int.Input(
+                    "high_threshold",
+                    default=200,
+                    min=0,
+                    max=255,
+                    tooltip="Where a line begins; lower gives more lines. CtrLoRA was trained with 200.",
+                ),
+                io.Combo.Input(
+                    "thresholds",
+                    options=list(THRESHOLDS),
+                    default="fixed",
+                    optional=True,
+                    tooltip="fixed takes the two values above. median takes them from each picture's brightness instead, as "
+                    "ControlNeXt SDXL does.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="hint", tooltip="White lines on black, one for each picture.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, image: Any, resolution: int, low_threshold: int, high_threshold: int, thresholds: str = "fixed"
+    ) -> io.NodeOutput:
+        check_image(image, "image")
+        check_choice("thresholds", thresholds, THRESHOLDS)
+        return io.NodeOutput(
+            in_chunks(image, lambda frames: canny(frames, resolution, low_threshold, high_threshold, thresholds))  # type: ignore[arg-type]
+        )

@@ -1,0 +1,1 @@
+"""The only files that import ComfyUI: when the host changes, this folder changes."""

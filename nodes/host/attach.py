@@ -1,0 +1,82 @@
+"""ControlNeXt on a clone of the host's model, through `ModelPatcher` alone."""
+
+from __future__ import annotations
+
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP, WrappersMP
+from torch import Tensor
+
+from ...models.injection import INJECTIONS, Uncond
+from .control_patch import ControlNeXtPatch
+from .controlnext_file import ControlNeXtFile
+from .hints import check_image, to_masks
+from .layout import note_areas
+from .unet_structure import FAMILY_TITLES, family_of, find_place
+from .unet_weights import add_unet_weights
+
+NETWORKS = "nextcontrol"
+"""Key of our networks and wrappers on a model."""
+
+
+def attach_controlnext(
+    model: ModelPatcher,
+    controlnext: ControlNeXtFile,
+    image: Tensor,
+    strength: float,
+    percents: tuple[float, float],
+    mask: Tensor | None = None,
+    uncond: Uncond = "auto",
+) -> ModelPatcher:
+    """Put a control on a model.
+
+    Args:
+        model: Left as it is.
+        controlnext: A control module and, if it has them, its fine-tuned UNet weights.
+        image: (N, H, W, 3) in [0, 1]; N hints are repeated or cut to the latent batch.
+        strength: 1 is the published strength; 0 gives back the model itself.
+        percents: Start and end of the part of sampling that is controlled; an empty part gives back the model itself.
+        mask: (M, H, W), where the control is added. The fine-tuned weights act everywhere.
+        uncond: Whether rows of the negative prompt are controlled; `auto` is the reference's rule.
+
+    Returns:
+        A patched clone.
+
+    Raises:
+        ValueError: An input is malformed, or model and control do not belong together.
+    """
+    check_image(image, "image")
+    masks = None if mask is None else to_masks(mask, "mask")
+    if strength == 0 or percents[0] >= percents[1]:
+        return model
+    family = family_of(model)
+    injection = INJECTIONS[controlnext.variant_for(family)]
+    place = find_place(model.model.diffusion_model, injection.site)
+    if controlnext.config.out != place.channels:
+        raise ValueError(
+            f"'{controlnext.name}' makes controls of {controlnext.config.out} channels and this {FAMILY_TITLES[family]} model "
+            f"has {place.channels} where they are added: use the control made for this model."
+        )
+    clone = model.clone()
+    if controlnext.unet is not None:
+        add_unet_weights(clone, controlnext.unet, family)
+    if masks is not None and not masks.any():
+        return clone
+    network = controlnext.network(injection)
+    _add_network(clone, network)
+    patch = ControlNeXtPatch(network.model, injection, place, image, masks, strength, percents, uncond, controlnext.scale)
+    patch.set_range(clone)
+    if not clone.get_wrappers(WrappersMP.CALC_COND_BATCH, NETWORKS):
+        clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, NETWORKS, note_areas)
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, patch.key, patch.diffusion_model)
+    clone.add_callback_with_key(CallbacksMP.ON_PRE_RUN, patch.key, patch.on_pre_run)
+    clone.add_callback_with_key(CallbacksMP.ON_CLEANUP, patch.key, patch.on_cleanup)
+    is_output = place.block[0] == "output"
+    clone.set_model_patch(patch.output_patch if is_output else patch.input_patch, place.hook)
+    return clone
+
+
+def _add_network(clone: ModelPatcher, network: ModelPatcher) -> None:
+    """Make the host load, move and offload a network with the model; once, however often it is attached."""
+    others = clone.get_additional_models_with_key(NETWORKS)
+    if not any(other.is_clone(network) for other in others):
+        clone.set_additional_models(NETWORKS, [*others, network])

@@ -1,0 +1,60 @@
+"""Model folders: which files a combo shows, and where a chosen one lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+
+CONTROLNEXT_FOLDERS = ("controlnext", "controlnet")
+"""Where control modules may lie."""
+UNET_FOLDERS = (*CONTROLNEXT_FOLDERS, "diffusion_models")
+"""Where fine-tuned UNet weights may lie; a full SVD UNet is a diffusion model of its own."""
+OWN_FOLDERS = ("controlnext", "ctrlora")
+
+
+def register_folders() -> None:
+    """Tell ComfyUI about our model folders. Places that the user's own configuration added stay valid."""
+    for kind in OWN_FOLDERS:
+        folder_paths.add_model_folder_path(kind, str(Path(folder_paths.models_dir) / kind))
+        # A kind made this way lists every file; show weights only.
+        folder_paths.folder_names_and_paths[kind][1].update(folder_paths.supported_pt_extensions)
+
+
+def list_files(kinds: tuple[str, ...]) -> list[str]:
+    """Names of the files of several folder kinds, with forward slashes on every system, each once."""
+    names = (name.replace("\\", "/") for kind in kinds for name in folder_paths.get_filename_list(kind))
+    return list(dict.fromkeys(names))
+
+
+def find_file(name: str, kinds: tuple[str, ...]) -> Path:
+    """The path of a file chosen in a combo.
+
+    Args:
+        name: As listed by `list_files`, or with backslashes.
+        kinds: Folder kinds, searched in this order.
+
+    Returns:
+        The path of the first that exists.
+
+    Raises:
+        FileNotFoundError: None does; the message names the folder to put it in.
+    """
+    for kind in kinds:
+        path = folder_paths.get_full_path(kind, name.replace("\\", "/"))
+        if path is not None:
+            return Path(path)
+    raise FileNotFoundError(
+        f"'{name}' is not in any of {', '.join(f'models/{kind}' for kind in kinds)}: "
+        f"put it into models/{kinds[0]} and choose it again."
+    )
+
+
+def fingerprint(name: str, kinds: tuple[str, ...]) -> tuple[str, int, int] | None:
+    """Path, time and size of a file, so that a file replaced on disk is read again; None if there is none."""
+    try:
+        path = find_file(name, kinds)
+    except FileNotFoundError:
+        return None
+    status = path.stat()
+    return str(path), status.st_mtime_ns, status.st_size

@@ -1,0 +1,1 @@
+"""Pictures in, hints out: one file and one public function for each type of hint."""
