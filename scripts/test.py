@@ -56,6 +56,8 @@ CHROMIUM_PLACES = (
     "${ProgramFiles(x86)}/Google/Chrome/Application/chrome.exe",
     "${LOCALAPPDATA}/Google/Chrome/Application/chrome.exe",
 )
+# Folders whose modules scripts and tests import by their bare names.
+IMPORTED_FROM = ("scripts", "tests", "tests/golden")
 NO_CHROMIUM = (
     "browser tests not run: no Chromium found; install it (Debian: apt-get install chromium) or set NEXTCONTROL_CHROMIUM"
 )
@@ -150,7 +152,8 @@ def build_environment(host: Host, chromium: str | None) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "RUFF_CACHE_DIR": str(cache_home() / "ruff"),
         "MYPY_CACHE_DIR": str(cache_home() / "mypy"),
-        "MYPYPATH": os.pathsep.join([str(host.comfyui), str(ROOT / "scripts")]),
+        # The host first, as on the path of a test run.
+        "MYPYPATH": os.pathsep.join([str(host.comfyui), *(f"{PACK_NAME}/{folder}" for folder in IMPORTED_FROM)]),
     }
     if chromium is not None:
         environment["NEXTCONTROL_CHROMIUM"] = chromium

@@ -64,6 +64,21 @@ def test_a_whole_folder_is_not_made_again() -> None:
     assert (first / "content").read_text() == "whole"
 
 
+def test_a_whole_folder_needs_no_lock_and_so_no_right_to_write() -> None:
+    folder = provide.provide("thing", RECIPE, write_content)
+    lock = folder.with_name(f"{folder.name}.lock")
+    lock.unlink()
+    provide.provide("thing", RECIPE, must_not_build)
+    assert not lock.exists()
+
+
+@pytest.mark.parametrize("marker", ["", "{}"])
+def test_a_damaged_marker_counts_as_none(marker: str) -> None:
+    folder = provide.provide("thing", RECIPE, lambda _: None)
+    (folder / provide.MARKER).write_text(marker)
+    assert (provide.provide("thing", RECIPE, write_content) / "content").exists()
+
+
 def test_another_recipe_is_another_folder() -> None:
     first = provide.provide("thing", RECIPE, write_content)
     second = provide.provide("thing", {**RECIPE, "python": ["cpython", 3, 11]}, write_content)
