@@ -69,7 +69,7 @@ class ApplyControlNeXt(io.ComfyNode):
                     default="auto",
                     optional=True,
                     tooltip="Whether the negative prompt is controlled as well. auto does as the published code: yes for SD1.5 "
-                    "and SDXL, no for SVD v2, 0.65 for SVD v1.",
+                    "and SDXL, no for SVD v2, with the factor 0.65 for SVD v1.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="For a sampler, or for another Apply ControlNeXt.")],

@@ -1,0 +1,294 @@
+"""What the user and shared workflows see of the nodes: ids, inputs, texts, help pages and translations."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "web" / "docs"
+LANGUAGES = ("en", "zh")
+
+# The public contract: id, inputs in order, optional ones marked with a star, defaults behind a sign; then the outputs.
+# Once released a row only ever grows, at the end of its inputs, by optional ones.
+CONTRACT = {
+    "NextControlLoadControlNeXt": (
+        "control_file:COMBO unet_file:COMBO variant:COMBO=auto unet_weights:COMBO=auto *stem_padding:COMBO=auto",
+        "controlnext:CONTROLNEXT",
+    ),
+    "NextControlApplyControlNeXt": (
+        (
+            "model:MODEL controlnext:CONTROLNEXT image:IMAGE "
+            "strength:FLOAT=1.0 start_percent:FLOAT=0.0 end_percent:FLOAT=1.0 *mask:MASK *uncond:COMBO=auto"
+        ),
+        "model:MODEL",
+    ),
+    "NextControlCanny": (
+        "image:IMAGE resolution:INT=512 low_threshold:INT=100 high_threshold:INT=200 *thresholds:COMBO=fixed",
+        "hint:IMAGE",
+    ),
+}
+OPTIONS = {
+    ("NextControlLoadControlNeXt", "variant"): ["auto", "sd15", "sd15_v0", "sdxl", "sdxl_skip", "svd_v1", "svd_v2"],
+    ("NextControlLoadControlNeXt", "unet_weights"): ["auto", "replace", "delta"],
+    ("NextControlLoadControlNeXt", "stem_padding"): ["auto", "0", "1"],
+    ("NextControlApplyControlNeXt", "uncond"): ["auto", "on", "off"],
+    ("NextControlCanny", "thresholds"): ["fixed", "median"],
+}
+# A file list in place of options.
+FILE_COMBOS = {("NextControlLoadControlNeXt", "control_file"), ("NextControlLoadControlNeXt", "unet_file")}
+
+node_ids = pytest.mark.parametrize("node_id", CONTRACT)
+languages = pytest.mark.parametrize("language", LANGUAGES)
+
+
+@pytest.fixture
+def schema(pack_nodes: dict[str, Any], node_id: str) -> Any:
+    return pack_nodes[node_id].GET_SCHEMA()
+
+
+def describe_input(spec: Any) -> str:
+    default = getattr(spec, "default", None)
+    return f"{'*' * bool(spec.optional)}{spec.id}:{spec.get_io_type()}{'' if default is None else f'={default}'}"
+
+
+def inputs_of(pack_nodes: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(node_id, spec) for node_id, node in pack_nodes.items() for spec in node.GET_SCHEMA().inputs]
+
+
+def help_page(node_id: str, language: str) -> str:
+    """The page asks for <id>/<language>.md first and for <id>.md next: English is there for every other language too."""
+    path = DOCS / f"{node_id}.md" if language == "en" else DOCS / node_id / f"{language}.md"
+    return path.read_text(encoding="utf-8")
+
+
+def help_row(page: str, name: str) -> str:
+    return next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
+
+
+def read_locale(language: str) -> dict[str, Any]:
+    return json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+
+
+def locale_of(schema: Any) -> dict[str, Any]:
+    """A node's texts as the web page's translation file wants them."""
+    return {
+        "display_name": schema.display_name,
+        "description": schema.description,
+        "inputs": {spec.id: {"name": spec.id, "tooltip": spec.tooltip} for spec in schema.inputs},
+        "outputs": {
+            str(index): {"name": spec.display_name, "tooltip": spec.tooltip} for index, spec in enumerate(schema.outputs)
+        },
+    }
+
+
+def flatten(texts: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat = {}
+    for key, value in texts.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+# The contract
+
+
+def test_every_node_is_in_the_contract(pack_nodes):
+    assert list(pack_nodes) == list(CONTRACT)
+
+
+@node_ids
+def test_inputs_and_outputs_are_those_of_the_contract(schema, node_id):
+    inputs, outputs = CONTRACT[node_id]
+    assert [describe_input(spec) for spec in schema.inputs] == inputs.split()
+    assert [f"{spec.display_name}:{spec.get_io_type()}" for spec in schema.outputs] == outputs.split()
+
+
+@node_ids
+def test_optional_inputs_come_last(schema):
+    order = [bool(spec.optional) for spec in schema.inputs]
+    assert order == sorted(order)
+
+
+def test_options_are_those_of_the_contract(pack_nodes):
+    combos = {(node_id, spec.id): spec for node_id, spec in inputs_of(pack_nodes) if spec.get_io_type() == "COMBO"}
+    assert {key: spec.options for key, spec in combos.items() if key not in FILE_COMBOS} == OPTIONS
+    assert all(spec.default in spec.options for key, spec in combos.items() if key not in FILE_COMBOS)
+
+
+def test_numeric_ranges_hold_their_defaults(pack_nodes):
+    numbers = [(node_id, spec) for node_id, spec in inputs_of(pack_nodes) if spec.get_io_type() in {"INT", "FLOAT"}]
+    assert numbers
+    for node_id, spec in numbers:
+        assert spec.min < spec.max, (node_id, spec.id)
+        assert spec.min <= spec.default <= spec.max, (node_id, spec.id)
+        if spec.step is not None:
+            assert 0 < spec.step <= spec.max - spec.min, (node_id, spec.id)
+            steps = (spec.default - spec.min) / spec.step
+            assert steps == pytest.approx(round(steps)), (node_id, spec.id)
+
+
+def test_the_schema_passes_over_what_an_older_host_does_not_know(monkeypatch):
+    from nextcontrol.nodes import sockets
+
+    class OldSchema:
+        def __init__(self, node_id: str, display_name: str | None = None) -> None:
+            self.given = (node_id, display_name)
+
+    monkeypatch.setattr(sockets.io, "Schema", OldSchema)
+    old = sockets.schema(node_id="NextControlX", display_name="X", search_aliases=["y"], something_of_next_year=1)
+    assert old.given == ("NextControlX", "X")
+
+
+# The texts
+
+
+@node_ids
+def test_names_are_plain(schema, node_id):
+    assert schema.node_id == node_id
+    assert re.fullmatch(r"NextControl[A-Z]\w+", node_id)
+    assert re.fullmatch(r"[A-Z][\x20-\x7e]+", schema.display_name)
+    assert schema.category == "NextControl" or schema.category.startswith("NextControl/")
+
+
+@node_ids
+def test_everything_has_a_text(schema):
+    texts = [schema.description, *(spec.tooltip for spec in [*schema.inputs, *schema.outputs])]
+    for text in texts:
+        assert text
+        assert text == text.strip()
+        assert text.endswith(".")
+
+
+@node_ids
+@languages
+def test_the_help_page_names_every_input_and_output(schema, node_id, language):
+    page = help_page(node_id, language)
+    assert page.startswith("# ")
+    for spec in schema.inputs:
+        assert help_row(page, spec.id)
+        for option in OPTIONS.get((node_id, spec.id), ()):
+            assert f"`{option}`" in page, (spec.id, option)
+    for spec in schema.outputs:
+        assert help_row(page, spec.display_name)
+
+
+@node_ids
+@languages
+def test_the_help_page_gives_ranges_and_defaults(schema, node_id, language):
+    page = help_page(node_id, language)
+    between, default = {"en": (" to ", ", "), "zh": (" 到 ", "，默认 ")}[language]
+    for spec in schema.inputs:
+        if spec.get_io_type() in {"INT", "FLOAT"}:
+            assert f"| {spec.min:g}{between}{spec.max:g}{default}{spec.default:g} |" in help_row(page, spec.id)
+
+
+@languages
+def test_the_help_page_has_no_node_that_is_not_there(language, pack_nodes):
+    """Names in bold that look like a node's are one of ours."""
+    titles = {entry["display_name"] for entry in read_locale(language).values()}
+    for node_id in pack_nodes:
+        page = help_page(node_id, language)
+        bold = re.findall(r"\*\*([^*]+)\*\*", page)
+        assert set(bold) <= {*titles, "stay", "保留"}
+        assert page.splitlines()[0].removeprefix("# ") == read_locale(language)[node_id]["display_name"]
+
+
+def test_the_web_folder_holds_help_pages_only(pack_nodes):
+    """The page runs every script that it finds there."""
+    pages = {DOCS / f"{node_id}.md" for node_id in pack_nodes} | {DOCS / node_id / "zh.md" for node_id in pack_nodes}
+    assert {path for path in (ROOT / "web").rglob("*") if path.is_file()} == pages
+
+
+def test_english_texts_are_the_schemas(pack_nodes):
+    expected = {node_id: locale_of(node.GET_SCHEMA()) for node_id, node in pack_nodes.items()}
+    assert read_locale("en") == expected, f"locales/en/nodeDefs.json must be: {json.dumps(expected, indent=2)}"
+
+
+def test_chinese_texts_are_complete_and_chinese():
+    english, chinese = flatten(read_locale("en")), flatten(read_locale("zh"))
+    assert list(chinese) == list(english)
+    for key, text in chinese.items():
+        assert re.search("[\u4e00-\u9fff]", text) or text == "ControlNeXt", key
+
+
+@languages
+def test_no_text_holds_a_sign_that_the_page_would_interpret(language):
+    """In a message of vue-i18n braces are parameters, @ links to another message and | separates plurals."""
+    for key, text in flatten(read_locale(language)).items():
+        assert not re.search(r"[{}@|]", text), key
+
+
+# What happens when the host loads the pack
+
+HEAVY = (
+    "torch", "comfy", "cv2", "PIL", "scipy", "skimage", "transformers", "diffusers", "controlnet_aux", "onnxruntime",
+)  # fmt: skip
+LOAD = """
+import asyncio, importlib.util, json, sys
+root, host, base, heavy = json.loads(sys.argv[1])
+
+spec = importlib.util.spec_from_file_location("nextcontrol", root + "/__init__.py", submodule_search_locations=[root])
+pack = importlib.util.module_from_spec(spec)
+sys.modules["nextcontrol"] = pack
+spec.loader.exec_module(pack)
+at_import = [name for name in heavy if name in sys.modules]
+
+sys.path.insert(0, host)
+from comfy.cli_args import args
+args.cpu, args.base_directory, args.database_url = True, base, "sqlite:///:memory:"
+import utils.extra_config
+import nodes
+from app.custom_node_manager import CustomNodeManager
+import comfy_api.latest
+
+before = set(sys.modules)
+is_loaded = asyncio.run(nodes.load_custom_node(base + "/custom_nodes/nextcontrol"))
+ours = [name for name in nodes.NODE_CLASS_MAPPINGS if name.startswith("NextControl")]
+for name in ours:
+    nodes.NODE_CLASS_MAPPINGS[name].INPUT_TYPES()
+print(json.dumps({
+    "at_import": at_import,
+    "at_load": [name for name in heavy if name in set(sys.modules) - before],
+    "is_loaded": is_loaded,
+    "nodes": ours,
+    "web": nodes.EXTENSION_WEB_DIRS,
+    "locales": {k: list(v["nodeDefs"]) for k, v in CustomNodeManager().build_translations().items()},
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def load_report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a fresh host says after it has loaded the pack under its published name."""
+    import nodes as host_nodes
+
+    base = tmp_path_factory.mktemp("host")
+    (base / "custom_nodes").mkdir()
+    (base / "custom_nodes" / "nextcontrol").symlink_to(ROOT, target_is_directory=True)
+    arguments = json.dumps([str(ROOT), str(Path(host_nodes.__file__).parent), str(base), HEAVY])
+    command = [sys.executable, "-c", LOAD, arguments]
+    answer = subprocess.run(command, cwd=base, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def test_importing_the_pack_imports_nothing_heavy(load_report):
+    assert load_report["at_import"] == []
+
+
+def test_loading_the_pack_imports_nothing_heavy_that_the_host_has_not(load_report):
+    assert load_report["at_load"] == []
+
+
+def test_the_host_finds_nodes_help_pages_and_translations(load_report):
+    assert load_report["is_loaded"] is True
+    assert load_report["nodes"] == list(CONTRACT)
+    # The page asks for /extensions/<folder of the pack>/docs/<id>.md, so the name must be the folder's.
+    assert (Path(load_report["web"]["nextcontrol"]) / "docs").resolve() == DOCS
+    assert load_report["locales"] == {language: list(CONTRACT) for language in LANGUAGES}
