@@ -199,6 +199,12 @@ def test_the_help_page_has_no_node_that_is_not_there(language, pack_nodes):
         assert page.splitlines()[0].removeprefix("# ") == read_locale(language)[node_id]["display_name"]
 
 
+def test_the_readme_lists_every_node(pack_nodes):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for node_id, node in pack_nodes.items():
+        assert f"| [{node.GET_SCHEMA().display_name}](web/docs/{node_id}.md) |" in readme
+
+
 def test_the_web_folder_holds_help_pages_only(pack_nodes):
     """The page runs every script that it finds there."""
     pages = {DOCS / f"{node_id}.md" for node_id in pack_nodes} | {DOCS / node_id / "zh.md" for node_id in pack_nodes}
