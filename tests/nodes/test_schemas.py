@@ -89,7 +89,7 @@ def locale_of(schema: Any) -> dict[str, Any]:
 
 
 def flatten(texts: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat = {}
+    flat: dict[str, str] = {}
     for key, value in texts.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
