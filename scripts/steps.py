@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SILENCE_SECONDS = 10.0
+# Lines of pip that say what goes on; the rest is for the log.
+NEWS = ("Collecting ", "Downloading ", "Using cached ", "Building ", "Preparing ", "Installing ", "WARNING: Retrying", "ERROR:")
 # Settings of the user that would send an install elsewhere are off; his index, proxy and certificates stay.
 PIP_ENVIRONMENT = {
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
@@ -62,9 +64,6 @@ class Steps:
         Returns:
             The exit status and the last 20 lines of output.
         """
-        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        tail: deque[str] = deque(maxlen=20)
-        note = "..."
         process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
@@ -76,27 +75,35 @@ class Steps:
             encoding="utf-8",
             errors="replace",
         )
-        threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
         try:
-            with self.log.open("a", encoding="utf-8") as log:
-                while True:
-                    try:
-                        line = lines.get(timeout=1.0)
-                    except queue.Empty:
-                        self._update(note)
-                        continue
-                    if line is None:
-                        break
-                    log.write(line)
-                    if line.strip():
-                        note = line.strip()
-                        tail.append(note)
-                    self._update(note)
-            return process.wait(), list(tail)
+            tail = self._follow(process)
+            return process.wait(), tail
         finally:
             if process.poll() is None:
                 process.terminate()
                 process.wait()
+
+    def _follow(self, process: subprocess.Popen[str]) -> list[str]:
+        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
+        tail: deque[str] = deque(maxlen=20)
+        note = "..."
+        with self.log.open("a", encoding="utf-8") as log:
+            while True:
+                try:
+                    line = lines.get(timeout=1.0)
+                except queue.Empty:
+                    # Nothing new, but the seconds go on.
+                    self._update(note)
+                    continue
+                if line is None:
+                    return list(tail)
+                log.write(line)
+                if text := line.strip():
+                    tail.append(text)
+                if text.startswith(NEWS):
+                    note = text
+                self._update(note)
 
     def pip(self, python: Path, arguments: Sequence[str | Path], what: str, otherwise: str) -> None:
         """Run `pip` of an interpreter.

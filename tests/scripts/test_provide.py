@@ -30,7 +30,8 @@ def build(folder):
     with (room / "events").open("a") as events:
         events.write("start\\n")
     (folder / "half").write_text("half")
-    while not (room / "go").exists():
+    end = time.monotonic() + 30
+    while not (room / "go").exists() and time.monotonic() < end:
         time.sleep(0.02)
     (folder / "content").write_text("whole")
 
