@@ -162,7 +162,7 @@ def describe(shapes: Shapes, name: str, wanted: str) -> str:
         A sentence in the form of STYLE.md.
     """
     kind = detect_kind(shapes)
-    if kind is not None and kind.id not in MODULE_KINDS:
+    if kind is not None:
         return f"'{name}' is {kind.title}, not {wanted}. {kind.advice}."
     overlap, title = max((sum(key in shapes for key in keys) / len(keys), title) for title, keys in _published().items())
     if overlap > 0.5:
@@ -191,7 +191,7 @@ def check_module(shapes: Shapes, name: str) -> ControlNeXtConfig:
         config = read_config(shapes)
         expected = shapes_of(ControlNeXt(config, device="meta").state_dict())
     except (KeyError, IndexError) as error:
-        raise UnsupportedCheckpointError(describe(shapes, name, "a ControlNeXt module")) from error
+        raise UnsupportedCheckpointError(_compare(shapes, _published()[kind.title], name, kind.title)) from error
     except ValueError as error:
         raise UnsupportedCheckpointError(
             f"'{name}' is {kind.title} whose channels do not divide into its groups ({error}): use an unmodified file."

@@ -69,8 +69,8 @@ def no_gradients():
 
 
 @pytest.fixture(scope="session")
-def base_folder() -> Path:
-    """The host's base folder, with `models`, `input` and `output` in it."""
+def base_folder(pack_nodes) -> Path:
+    """The host's base folder, with `models`, `input` and `output` in it, our model folders registered."""
     from comfy.cli_args import args
 
     return Path(args.base_directory)

@@ -6,6 +6,8 @@ import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ import comfy.samplers
 import comfy.supported_models
 import torch
 from comfy.model_patcher import ModelPatcher
+from nextcontrol.models.controlnext import GENERATIONS, ControlNeXt
+from seeded import seeded_state_dict
 
 GOLDENS = Path(__file__).parent / "golden"
 SHAPES: dict[str, dict[str, dict[str, list[int]]]] = json.loads((GOLDENS / "controlnext_shapes.json").read_text())
@@ -48,8 +52,11 @@ UNET_CONFIGS: dict[str, dict[str, Any]] = {
     "sdxl": _SDXL,
     "svd_v1": _SVD | {"channel_mult": [1, 4]},
     "svd_v2": _SVD,
+    "sd15_narrow": _SD15 | {"model_channels": 64},
+    "sdxl_narrow": _SDXL | {"model_channels": 64},
+    "svd_narrow": _SVD | {"model_channels": 64},
 }
-"""The reference's small UNets of the golden files in the host's classes; see tests/golden/README.md."""
+"""The reference's small UNets of the golden files in the host's classes, and narrow ones for everything else."""
 
 _CONFIG_CLASSES = {
     "sd15": comfy.supported_models.SD15,
@@ -58,28 +65,43 @@ _CONFIG_CLASSES = {
 }
 
 
-def build_model(variant: str, seed: int | None = 0, **changes: Any) -> ModelPatcher:
-    """A host model with the golden UNet of a variant.
+@cache
+def build_model(variant: str, seed: int = 0) -> ModelPatcher:
+    """A host model with the golden UNet of a variant; the same one for every test, since attaching leaves no trace.
 
     Args:
         variant: A row of `UNET_CONFIGS`.
         seed: Of random weights.
-        changes: To the UNet's arguments.
 
     Returns:
         Ready for a sampler, on the CPU.
     """
-    config_class = _CONFIG_CLASSES[variant.split("_")[0]]
-    arguments = UNET_CONFIGS[variant] | changes
+    config_class = _CONFIG_CLASSES[variant.split("_", maxsplit=1)[0]]
+    arguments = UNET_CONFIGS[variant]
     config = config_class({key: value[:] if isinstance(value, list) else value for key, value in arguments.items()})
     model = config.get_model({}, "", device=None)
-    if seed is not None:
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in model.diffusion_model.parameters():
-            scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
-            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.diffusion_model.parameters():
+        scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * scale)
     device = comfy.model_management.get_torch_device()
     return ModelPatcher(model.eval(), load_device=device, offload_device=device)
+
+
+def narrow_module(generation: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
+    """The tensors of a control module for a narrow UNet: the published layout in other widths."""
+    blocks = ((3, 32), (32, 64), (64, 64)) if generation == 1 else ((32, 32), (32, 64), (64, 64))[: 5 - generation]
+    config = replace(
+        GENERATIONS[generation - 1],
+        stem=() if generation == 1 else (16, 16, 32),
+        blocks=blocks,
+        mid=64,
+        out=64 if generation == 3 else 128,
+        time_features=64,
+        time_width=128,
+    )
+    shapes = {key: tuple(tensor.shape) for key, tensor in ControlNeXt(config, device="meta").state_dict().items()}
+    return seeded_state_dict(shapes, seed)
 
 
 def prompt(context: torch.Tensor, **extra: Any) -> dict[str, Any]:
@@ -95,9 +117,18 @@ def prompt(context: torch.Tensor, **extra: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def running(model: ModelPatcher) -> Iterator[dict[str, Any]]:
-    """A model as it is during sampling: loaded, with its wrappers in the options that this yields."""
-    comfy.model_management.load_models_gpu([model, *model.get_nested_additional_models()])
+def running(model: ModelPatcher, memory: int | None = None) -> Iterator[dict[str, Any]]:
+    """A model as it is during sampling: loaded, with its wrappers in the options that this yields.
+
+    With `memory`, no more than these bytes of each network are loaded and the rest is cast layer by layer, as with --lowvram.
+    """
+    networks = [model, *model.get_nested_additional_models()]
+    if memory is None:
+        comfy.model_management.load_models_gpu(networks)
+    else:
+        comfy.model_management.unload_all_models()
+        for network in networks:
+            network.partially_load(network.load_device, memory)
     options = comfy.model_patcher.create_model_options_clone(model.model_options)
     comfy.sampler_helpers.prepare_model_patcher(model, {}, options)
     try:
@@ -105,10 +136,17 @@ def running(model: ModelPatcher) -> Iterator[dict[str, Any]]:
         yield options
     finally:
         model.cleanup()
+        if memory is not None:
+            for network in networks:
+                network.detach()
 
 
 def evaluate(
-    model: ModelPatcher, prompts: list[list[dict[str, Any]] | None], latent: torch.Tensor, sigma: float, calls: int = 1
+    model: ModelPatcher,
+    prompts: list[list[dict[str, Any]] | None],
+    latent: torch.Tensor,
+    sigma: float,
+    memory: int | None = None,
 ) -> list[torch.Tensor]:
     """What the UNet predicts for each prompt, through the sampler's own `calc_cond_batch`.
 
@@ -117,17 +155,16 @@ def evaluate(
         prompts: [conditional, unconditional], each a list of `prompt`s.
         latent: (B, 4, H, W), the UNet's input after the sampler's scaling.
         sigma: Noise level.
-        calls: Evaluations in a row, of which the last is returned.
+        memory: See `running`.
 
     Returns:
         One (B, 4, H, W) for each prompt: noise, or v for SVD.
     """
-    with running(model) as options:
+    with running(model, memory) as options:
         sampling = model.get_model_object("model_sampling")
         level = torch.full((len(latent),), sigma)
         x = latent * (sigma**2 + 1) ** 0.5
-        for _ in range(calls):
-            denoised = comfy.samplers.calc_cond_batch(model.model, prompts, x, level, options)
+        denoised = comfy.samplers.calc_cond_batch(model.model, prompts, x, level, options)
         if isinstance(sampling, comfy.model_sampling.V_PREDICTION):
             return [(x / (sigma**2 + 1) - d) * (sigma**2 + 1) ** 0.5 / sigma for d in denoised]
         return [(x - d) / sigma for d in denoised]

