@@ -23,8 +23,8 @@ def resolution_input() -> io.Int.Input:
         min=0,
         max=8192,
         step=8,
-        tooltip="Shorter side of the hint in pixels; both sides become multiples of 64. 0 keeps the picture's size, rounded down "
-        "to multiples of 8.",
+        tooltip="Shorter side of the hint in pixels; both sides become multiples of 64. 0 keeps the picture's size, rounded "
+        "down to multiples of 8.",
     )
 
 

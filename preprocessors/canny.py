@@ -39,7 +39,7 @@ def canny(
         picture = resize(to_bytes(frame), (height, width))
         low, high = low_threshold, high_threshold
         if thresholds == "median":
-            picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+            picture = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
             median = float(np.median(picture))
             low, high = int(max(0, 0.67 * median)), int(min(255, 1.33 * median))
         hint[:] = torch.from_numpy(cv2.Canny(picture, low, high))[..., None] / 255

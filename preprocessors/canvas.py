@@ -45,4 +45,4 @@ def resize(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
     if (height, width) == size:
         return picture
     method = cv2.INTER_LANCZOS4 if size[0] > height else cv2.INTER_AREA
-    return cv2.resize(picture, (size[1], size[0]), interpolation=method)
+    return np.asarray(cv2.resize(picture, (size[1], size[0]), interpolation=method), dtype=np.uint8)

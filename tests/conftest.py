@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,6 +45,7 @@ def _start_host() -> None:
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
     sys.path.insert(0, host)
     base = tempfile.mkdtemp(prefix="nextcontrol-tests-")
+    atexit.register(shutil.rmtree, base, ignore_errors=True)
     (Path(base) / "custom_nodes").mkdir()
 
     from comfy.cli_args import args

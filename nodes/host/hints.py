@@ -72,7 +72,7 @@ def fit_hint(frames: Tensor, size: Size) -> Tensor:
 
 def fit_mask(masks: Tensor, size: Size) -> Tensor:
     """Bring masks (N, H, W) to (N, 1, size.height, size.width) by area, cut as `fit_hint` cuts its pictures."""
-    return F.adaptive_avg_pool2d(center_crop(masks[:, None], size), tuple(size))
+    return F.adaptive_avg_pool2d(center_crop(masks[:, None], size), (size.height, size.width))
 
 
 def to_masks(mask: Tensor, name: str) -> Tensor:

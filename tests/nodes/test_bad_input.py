@@ -77,7 +77,7 @@ def test_an_incomplete_module_is_compared_with_the_nearest(base_folder):
     tensors = narrow_module()
     del tensors["mid_convs.1.weight"], tensors["mid_convs.1.bias"]
     name = save(base_folder, "incomplete.safetensors", tensors)
-    expected = r"nearest is a ControlNeXt module \(SD1.5, SDXL or SVD v2\), 50 of 52 keys; missing 'mid_convs.1.weight', 'mid_convs.1.bias'"
+    expected = r"nearest is a ControlNeXt module .*, 50 of 52 keys; missing 'mid_convs.1.weight', 'mid_convs.1.bias'"
     with pytest.raises(UnsupportedCheckpointError, match=expected):
         load(name)
     tensors = {key: tensor for key, tensor in narrow_module().items() if not key.startswith("embedding.3")}
@@ -122,6 +122,8 @@ def test_a_truncated_file_is_refused(length, extension, base_folder):
 
 
 class Bomb:
+    """A pickle that leaves a file behind when it is run."""
+
     def __init__(self, path):
         self.path = path
 
@@ -229,7 +231,7 @@ def test_a_control_on_a_model_of_another_family_is_refused(base_folder):
         with pytest.raises(ValueError, match=sentence):
             apply(narrow_model(family), control_for(base_folder, variant), hints())
     forced = load(control_for(base_folder).name, variant="sdxl")
-    with pytest.raises(ValueError, match="is a ControlNeXt for SDXL and the model is SD1.5: load a SDXL checkpoint"):
+    with pytest.raises(ValueError, match=r"is a ControlNeXt for SDXL and the model is SD1.5: load a SDXL checkpoint"):
         apply(narrow_model(), forced, hints())
 
 
