@@ -1,0 +1,205 @@
+"""Weights for the demo and the tests: a small SD1.5 checkpoint and a ControlNeXt for it, random but always the same.
+
+    HOST_PYTHON scripts/demo_checkpoint.py COMFYUI_FOLDER RESULT_FOLDER
+
+Shapes come from ComfyUI's own classes and from the pack's, so that both load the files as they load published ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from host import Host
+    from torch import Tensor
+
+    Shapes = Iterable[tuple[str, Tensor]]
+
+ROOT = Path(__file__).resolve().parent.parent
+# Where the files lie below models/, under the names that workflows/controlnext_sd15_canny.json asks for.
+CHECKPOINT = "checkpoints/v1-5-pruned-emaonly-fp16.safetensors"
+CONTROL = "controlnext/controlnext-sd15/controlnet.safetensors"
+UNET = "controlnext/controlnext-sd15/unet.safetensors"
+SEED = 2408_06070
+REST = 0.5
+# The widths that make ComfyUI recognise SD1.5 (320 channels, text of 768), and as few blocks as it takes.
+UNET_CONFIG = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "channel_mult": [1, 1],
+    "num_res_blocks": [1, 1], "transformer_depth": [0, 1], "transformer_depth_output": [0, 0, 0, 1],
+    "transformer_depth_middle": -1, "num_heads": 8, "context_dim": 768, "use_spatial_transformer": True, "legacy": False,
+}  # fmt: skip
+
+
+def demo_models(host: Host) -> Path:
+    """A folder to be used as models/, from the cache; `CHECKPOINT`, `CONTROL` and `UNET` are in it.
+
+    Returns:
+        The folder, made on the first call.
+
+    Raises:
+        SetupError: The files cannot be made.
+    """
+    from provide import SetupError, provide, say
+
+    def build(folder: Path) -> None:
+        say("Making random weights for the demo, once: 0.3 GB.")
+        command = [str(host.python), "-B", str(Path(__file__).resolve()), str(host.comfyui), str(folder)]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        if answer.returncode:
+            reason = (answer.stderr.strip().splitlines() or [f"exit status {answer.returncode}"])[-1]
+            message = f"The demo's weights cannot be made with '{host.python}' ({reason}): try another ComfyUI with --comfyui."
+            raise SetupError(message)
+
+    sources = [Path(__file__).read_bytes(), (ROOT / "models" / "controlnext.py").read_bytes()]
+    recipe: dict[str, object] = {"sources": [hashlib.sha256(source).hexdigest() for source in sources]}
+    return provide("demo", recipe, build, [CHECKPOINT, CONTROL, UNET])
+
+
+def random_weights(shapes: Shapes, seed: int) -> dict[str, Tensor]:
+    """Weights that keep the size of what passes through, norms that do nothing, biases of zero; in fp16.
+
+    Args:
+        shapes: Names and tensors of the right shapes, on any device.
+        seed: Of the weights.
+
+    Returns:
+        One new tensor for each name.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, like in shapes:
+        if like.ndim > 1:
+            scale = 0.05 if "embedding" in name else like[0].numel() ** -0.5
+            weights[name] = (torch.randn(like.shape, generator=generator) * scale).half()
+        else:
+            weights[name] = (torch.zeros if name.endswith("bias") else torch.ones)(like.shape).half()
+    return weights
+
+
+def random_unet() -> dict[str, Tensor]:
+    """A UNet that takes its whole input for noise, give or take what the random rest of it adds.
+
+    With nothing but random weights a sampler would end in noise. Here the first 4 channels carry the input to the last
+    layer, in both signs because silu(x) - silu(-x) = x, and are taken for the noise: what is left in the picture comes
+    from prompt and hint.
+
+    Returns:
+        The state dict.
+    """
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    unet = random_weights(UNetModel(**UNET_CONFIG, device="meta").state_dict().items(), SEED)
+    # The first level says little about the noisy input, and much that is the same everywhere: a control takes on that strength.
+    unet["input_blocks.0.0.weight"] *= 0.1
+    unet["input_blocks.0.0.bias"] += unet["input_blocks.0.0.weight"].sum((1, 2, 3)) * 20
+    unet["input_blocks.1.0.out_layers.3.weight"] *= 0.1
+    unet["input_blocks.2.0.op.weight"][:, :4] = 0
+    last = max(int(name.split(".")[1]) for name in unet if name.startswith("output_blocks."))
+    for block in range(last - 1, last + 1):
+        # Nothing of the noisy skips, only what comes from below, where the control enters.
+        for layer in ("in_layers.2", "skip_connection"):
+            unet[f"output_blocks.{block}.0.{layer}.weight"][:, 320:] = 0
+    carry, head = unet[f"output_blocks.{last}.0.skip_connection.weight"], unet["out.2.weight"]
+    unet[f"output_blocks.{last}.0.out_layers.3.weight"][:10] = 0
+    unet["input_blocks.0.0.weight"][:4] = carry[:10] = 0
+    head *= REST
+    head[:, :10] = 0
+    for channel in range(4):
+        unet["input_blocks.0.0.weight"][channel, channel, 1, 1] = 1
+        for row, sign in ((2 * channel, 1), (2 * channel + 1, -1)):
+            carry[row, 320 + channel] = sign
+            head[channel, row, 1, 1] = sign * 0.8**0.5
+    return unet
+
+
+def plain_vae() -> dict[str, Tensor]:
+    """A VAE that shows the 4 latent channels as colours; of the tiny kind (TAESD), which ComfyUI knows too.
+
+    Returns:
+        The state dict; the encoder is random.
+    """
+    import torch
+    from comfy.taesd.taesd import TAESD
+
+    vae = random_weights(TAESD().state_dict().items(), SEED + 2)
+    vae["vae_scale"], vae["vae_shift"] = torch.tensor(0.18215), torch.tensor(0.0)
+    first, *between, last = (name for name in vae if name.startswith("taesd_decoder.") and vae[name].ndim == 4)
+    colours = vae[last][:, :4, 1, 1].clone()
+    for name in (first, *between, last):
+        vae[name] *= 0
+    for channel in range(4):
+        for row, sign in ((channel, 1), (channel + 4, -1)):
+            # Both signs again: ReLU takes the negative one away.
+            vae[first][row, channel, 1, 1] = sign
+            vae[last][:, row, 1, 1] = sign * colours[:, channel]
+    for name in between:
+        if name.count(".") == 2:  # between the residual blocks, after each enlargement: smooth it
+            vae[name][range(64), range(64)] = torch.tensor([0.25, 0.5, 0.25]).outer(torch.tensor([0.25, 0.5, 0.25])).half()
+    vae[last.replace("weight", "bias")] += 0.5
+    return vae
+
+
+def random_checkpoint() -> dict[str, Tensor]:
+    """UNet, text encoder and VAE as one SD1.5 checkpoint."""
+    import json
+
+    import comfy.sd1_clip
+    import torch
+    from comfy.clip_model import CLIPTextModel
+    from comfy.ops import disable_weight_init
+
+    config = json.loads((Path(comfy.sd1_clip.__file__).parent / "sd1_clip_config.json").read_text(encoding="utf-8"))
+    text = random_weights(CLIPTextModel(config, torch.float16, "meta", disable_weight_init).state_dict().items(), SEED + 1)
+    checkpoint = {f"model.diffusion_model.{name}": weight for name, weight in random_unet().items()}
+    checkpoint |= {f"cond_stage_model.transformer.{name}": weight for name, weight in text.items()}
+    return checkpoint | {f"first_stage_model.{name}": weight for name, weight in plain_vae().items()}
+
+
+def random_control() -> dict[str, Tensor]:
+    """A ControlNeXt module in the published sizes."""
+    spec = importlib.util.spec_from_file_location("demo_controlnext", ROOT / "models" / "controlnext.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    network = module.ControlNeXt(module.GENERATIONS[2], device="meta")
+    return {name: weight.float() for name, weight in random_weights(network.state_dict().items(), SEED + 3).items()}
+
+
+def tuned_unet_weights(checkpoint: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The UNet half of a ControlNeXt: the output projections of the attentions, a little off, as training leaves them."""
+    prefix = "model.diffusion_model."
+    names = {name: weight for name, weight in checkpoint.items() if name.startswith(prefix) and ".to_out." in name}
+    steps = random_weights(names.items(), SEED + 4)
+    return {name.removeprefix(prefix): weight + 0.1 * steps[name] * (weight.ndim > 1) for name, weight in names.items()}
+
+
+def main(comfyui: str, folder: str) -> None:
+    """Write the three files."""
+    sys.path.insert(0, comfyui)
+    from comfy.cli_args import args
+
+    args.cpu = True
+    from safetensors.torch import save_file
+
+    save: Callable[..., None] = save_file
+    checkpoint = random_checkpoint()
+    files = {CHECKPOINT: checkpoint, CONTROL: random_control(), UNET: tuned_unet_weights(checkpoint)}
+    for name, tensors in files.items():
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(tensors, path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
