@@ -28,7 +28,8 @@ CHECKPOINT = "checkpoints/v1-5-pruned-emaonly-fp16.safetensors"
 CONTROL = "controlnext/controlnext-sd15/controlnet.safetensors"
 UNET = "controlnext/controlnext-sd15/unet.safetensors"
 SEED = 2408_06070
-REST = 0.5
+REST = 0.7
+"""How much of the picture comes from the UNet's random part."""
 # The widths that make ComfyUI recognise SD1.5 (320 channels, text of 768), and as few blocks as it takes.
 UNET_CONFIG = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "channel_mult": [1, 1],
@@ -57,8 +58,8 @@ def demo_models(host: Host) -> Path:
             message = f"The demo's weights cannot be made with '{host.python}' ({reason}): try another ComfyUI with --comfyui."
             raise SetupError(message)
 
-    sources = [Path(__file__).read_bytes(), (ROOT / "models" / "controlnext.py").read_bytes()]
-    recipe: dict[str, object] = {"sources": [hashlib.sha256(source).hexdigest() for source in sources]}
+    # Whoever changes this file changes the weights.
+    recipe: dict[str, object] = {"source": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}
     return provide("demo", recipe, build, [CHECKPOINT, CONTROL, UNET])
 
 
@@ -86,38 +87,40 @@ def random_weights(shapes: Shapes, seed: int) -> dict[str, Tensor]:
 
 
 def random_unet() -> dict[str, Tensor]:
-    """A UNet that takes its whole input for noise, give or take what the random rest of it adds.
+    """A UNet that finds noise in its input, and adds what the random rest of it makes of prompt and hint.
 
-    With nothing but random weights a sampler would end in noise. Here the first 4 channels carry the input to the last
-    layer, in both signs because silu(x) - silu(-x) = x, and are taken for the noise: what is left in the picture comes
-    from prompt and hint.
+    With nothing but random weights a sampler would end in noise. Here 8 channels carry the input to the last layer: as it is,
+    for its coarse part, and what is finer than its surroundings. Both signs of each, because silu(x) - silu(-x) = x.
 
     Returns:
         The state dict.
     """
+    import torch
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     unet = random_weights(UNetModel(**UNET_CONFIG, device="meta").state_dict().items(), SEED)
-    # The first level says little about the noisy input, and much that is the same everywhere: a control takes on that strength.
-    unet["input_blocks.0.0.weight"] *= 0.1
-    unet["input_blocks.0.0.bias"] += unet["input_blocks.0.0.weight"].sum((1, 2, 3)) * 20
+    first, last = unet["input_blocks.0.0.weight"], unet["out.2.weight"]
+    end = max(int(name.split(".")[1]) for name in unet if name.startswith("output_blocks."))
+    # The rest says little about the noisy input and much that is the same everywhere: a control takes on that strength.
+    first *= 0.1
+    unet["input_blocks.0.0.bias"] += first.sum((1, 2, 3)) * 20
     unet["input_blocks.1.0.out_layers.3.weight"] *= 0.1
-    unet["input_blocks.2.0.op.weight"][:, :4] = 0
-    last = max(int(name.split(".")[1]) for name in unet if name.startswith("output_blocks."))
-    for block in range(last - 1, last + 1):
-        # Nothing of the noisy skips, only what comes from below, where the control enters.
+    unet["input_blocks.2.0.op.weight"][:, :8] = 0
+    for block in (end - 1, end):
         for layer in ("in_layers.2", "skip_connection"):
             unet[f"output_blocks.{block}.0.{layer}.weight"][:, 320:] = 0
-    carry, head = unet[f"output_blocks.{last}.0.skip_connection.weight"], unet["out.2.weight"]
-    unet[f"output_blocks.{last}.0.out_layers.3.weight"][:10] = 0
-    unet["input_blocks.0.0.weight"][:4] = carry[:10] = 0
-    head *= REST
-    head[:, :10] = 0
+    carry = unet[f"output_blocks.{end}.0.skip_connection.weight"]
+    # Two groups of the last norm, 10 channels each, 8 of them in use.
+    unet[f"output_blocks.{end}.0.out_layers.3.weight"][:20] = carry[:20] = first[:8] = 0
+    last *= REST
+    last[:, :20] = 0
+    point, blur = torch.zeros(3, 3), torch.tensor([0.25, 0.5, 0.25]).outer(torch.tensor([0.25, 0.5, 0.25]))
+    point[1, 1] = 1
     for channel in range(4):
-        unet["input_blocks.0.0.weight"][channel, channel, 1, 1] = 1
+        first[channel, channel], first[4 + channel, channel] = point.half(), (point - blur).half()
         for row, sign in ((2 * channel, 1), (2 * channel + 1, -1)):
-            carry[row, 320 + channel] = sign
-            head[channel, row, 1, 1] = sign * 0.8**0.5
+            carry[row, 320 + channel] = carry[10 + row, 324 + channel] = sign
+            last[channel, row], last[channel, 10 + row] = (sign * 0.8**0.5 * blur).half(), (sign * 0.8**1.5 * point).half()
     return unet
 
 
