@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from demo_checkpoint import CHECKPOINT, CONTROL, ROOT, UNET, demo_models
+from demo_checkpoint import CHECKPOINT, CONTROL, ROOT, UNET, demo_models, link_file
 from demo_job import Graph, fetch_pictures, read_workflow, run_job, set_inputs
 from host import find_host
 from host_client import ServerError
@@ -134,22 +133,13 @@ def add_models(server: Server, graph: Graph, options: argparse.Namespace) -> Non
     for option, name, kind, inside in MODELS:
         path: Path | None = getattr(options, option)
         if path is not None:
-            link(path, server.base / "models" / kind / inside / path.name)
+            link_file(path, server.base / "models" / kind / inside / path.name)
             set_inputs(graph, name, f"{inside}{path.name}")
         elif folder is not None and (option != "unet" or options.controlnext is None):
-            link(folder / own[option], server.base / "models" / own[option])
+            link_file(folder / own[option], server.base / "models" / own[option])
             set_inputs(graph, name, own[option].partition("/")[2])
         elif option == "unet":
             set_inputs(graph, name, "none")
-
-
-def link(path: Path, target: Path) -> None:
-    """Make `target` the same file as `path`, by a link where links are allowed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        target.symlink_to(path.resolve())
-    except OSError:
-        shutil.copyfile(path, target)
 
 
 def make_sheet(host: Host, folder: Path, photo: Path, pictures: list[tuple[str, Path]]) -> Path:

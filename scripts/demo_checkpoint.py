@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,15 @@ def demo_models(host: Host) -> Path:
     # Whoever changes this file changes the weights.
     recipe: dict[str, object] = {"source": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}
     return provide("demo", recipe, build, [CHECKPOINT, CONTROL, UNET])
+
+
+def link_file(path: Path, target: Path) -> None:
+    """Make `target` the same file as `path`, by a link where links are allowed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.symlink_to(path.resolve())
+    except OSError:
+        shutil.copyfile(path, target)
 
 
 def random_weights(shapes: Shapes, seed: int) -> dict[str, Tensor]:

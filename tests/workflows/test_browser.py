@@ -1,0 +1,97 @@
+"""The workflows in ComfyUI's real web page."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+from real_server import JOB_SECONDS, NAMES, SD15, WORKFLOWS, api_workflow, cancel, wait
+
+pytestmark = pytest.mark.browser
+
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-first-run", "--disable-default-apps", "--metrics-recording-only", "--disable-dev-shm-usage",
+]  # fmt: skip
+IS_READY = """() => Boolean(document.querySelector('[data-testid=queue-button]')
+    && window.LiteGraph?.registered_node_types['SaveImage'] && window.app?.graph)"""
+# What a browser sends to the canvas when a file is dragged onto it.
+DROP = """([text, name]) => {
+    app.graph.clear();
+    const files = new DataTransfer();
+    files.items.add(new File([text], name, {type: 'application/json'}));
+    const canvas = document.querySelector('#graph-canvas');
+    for (const type of ['dragenter', 'dragover', 'drop'])
+        canvas.dispatchEvent(new DragEvent(type, {dataTransfer: files, bubbles: true, cancelable: true}));
+}"""
+MILLISECONDS = 60_000
+
+
+@pytest.fixture(scope="module")
+def page(server):
+    chromium = os.environ.get("NEXTCONTROL_CHROMIUM") or shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no Chromium found: install it (Debian: apt-get install chromium) or set NEXTCONTROL_CHROMIUM")
+    from playwright.sync_api import sync_playwright
+
+    # For this module only: while it is open, no other test can run an event loop.
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1600, "height": 900})
+        page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
+        page.errors = []
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.goto(server.address)
+        page.wait_for_function(IS_READY, polling=100, timeout=MILLISECONDS)
+        yield page
+        browser.close()
+
+
+def drop(page, name: str) -> None:
+    """Drag a workflow onto the canvas and wait until it is open."""
+    text = (WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")
+    page.evaluate(DROP, [text, f"{name}.json"])
+    count = len(json.loads(text)["nodes"])
+    page.wait_for_function(f"() => app.graph.nodes.length === {count}", polling=100, timeout=MILLISECONDS)
+    page.wait_for_timeout(500)
+
+
+def check_quiet(page) -> None:
+    """No dialog (missing nodes, an error), no message in the corner, no error of the page itself."""
+    assert [dialog.get_attribute("aria-labelledby") for dialog in page.query_selector_all("[role=dialog]")] == []
+    assert [message.inner_text() for message in page.query_selector_all(".p-toast-message")] == []
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_opens_and_is_what_the_api_twin_says(page, name):
+    drop(page, name)
+    check_quiet(page)
+    assert page.evaluate("() => app.graph.nodes.filter(node => node.has_errors).map(node => node.type)") == []
+    assert json.loads(page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)")) == api_workflow(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_page_makes_of_a_workflow_is_accepted(page, server, name):
+    drop(page, name)
+    prompt = json.loads(page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
+    answer = server.post_json("/prompt", {"prompt": prompt})
+    assert answer["node_errors"] == {}
+    cancel(server, answer["prompt_id"])
+
+
+def test_run_draws_the_result_on_the_canvas(page, server):
+    drop(page, SD15)
+    for node, name, value in (("NextControlCanny", "resolution", 128), ("KSampler", "steps", 2)):
+        find = f"app.graph.nodes.find(node => node.type === '{node}').widgets.find(widget => widget.name === '{name}')"
+        page.evaluate(f"() => {{ {find}.value = {value}; }}")
+    with page.expect_response(lambda answer: answer.url.endswith("/prompt") and answer.request.method == "POST") as sent:
+        page.click("[data-testid=queue-button] button")
+    entry = wait(server, sent.value.json()["prompt_id"])
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    shown = """() => ['SaveImage', 'PreviewImage'].every(type =>
+        app.graph.nodes.find(node => node.type === type).imgs?.[0]?.naturalWidth === 128)"""
+    page.wait_for_function(shown, polling=100, timeout=int(JOB_SECONDS * 1000))
+    check_quiet(page)

@@ -1,0 +1,69 @@
+"""The workflow files by themselves: what a user finds before anything runs."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from typing import Any
+
+import pytest
+from real_server import NAMES, WORKFLOWS
+
+TITLE = 30
+
+
+@pytest.fixture(params=NAMES)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def workflow(name: str) -> dict[str, Any]:
+    return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_there_are_three_and_each_has_a_twin_for_the_api():
+    assert NAMES == ["controlnext_sd15_canny", "controlnext_sdxl_canny", "controlnext_svd_pose_frames"]
+    assert sorted(path.stem for path in (WORKFLOWS / "api").iterdir()) == NAMES
+
+
+def test_a_note_names_every_file_that_the_workflow_loads(workflow):
+    (note,) = (node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
+    loaders = [node for node in workflow["nodes"] if "Load" in node["type"] and node["type"] != "LoadImage"]
+    files = [value for node in loaders for value in node["widgets_values"] if str(value).endswith((".safetensors", ".mp4"))]
+    assert len(files) >= 3
+    for file in files:
+        folder, _, base = file.rpartition("/")
+        assert f"`{base}`" in note
+        assert folder in note
+
+
+def test_file_names_have_forward_slashes_and_nothing_is_downloaded(workflow):
+    assert not any("\\" in str(value) for node in workflow["nodes"] for value in node.get("widgets_values", ()))
+    assert not any("models" in node["properties"] for node in workflow["nodes"])
+
+
+def test_each_has_an_id_of_its_own():
+    ids = [json.loads(path.read_text(encoding="utf-8"))["id"] for path in WORKFLOWS.glob("*.json")]
+    assert len(set(ids)) == len(ids)
+
+
+def test_no_node_lies_on_another(workflow):
+    boxes = [(node["type"], *node["pos"], *node["size"]) for node in workflow["nodes"]]
+    for (a, ax, ay, aw, ah), (b, bx, by, bw, bh) in combinations(boxes, 2):
+        apart = ax + aw <= bx or bx + bw <= ax or ay + ah <= by - TITLE or by + bh <= ay - TITLE
+        assert apart, f"{a} and {b}"
+
+
+def test_every_node_is_in_a_group_except_the_note(workflow):
+    groups = [group["bounding"] for group in workflow["groups"]]
+    for node in workflow["nodes"]:
+        (x, y), (width, height) = node["pos"], node["size"]
+        inside = [g for g in groups if g[0] < x and g[1] < y - TITLE and x + width < g[0] + g[2] and y + height < g[1] + g[3]]
+        assert len(inside) == (node["type"] != "MarkdownNote"), node["type"]
+
+
+def test_the_thumbnail_is_small(name):
+    content = (WORKFLOWS / f"{name}.jpg").read_bytes()
+    assert content.startswith(b"\xff\xd8")
+    assert len(content) < 60_000

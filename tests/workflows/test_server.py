@@ -1,0 +1,99 @@
+"""The pack in a real ComfyUI, asked through its HTTP API as a studio asks."""
+
+from __future__ import annotations
+
+import pytest
+from demo_checkpoint import CONTROL, UNET
+from demo_job import run_job
+from host_client import HttpError, ServerError
+from real_server import NAMES, WORKFLOWS, api_workflow, cancel, pixels, run, small_graph, wait
+
+NODES = ("NextControlLoadControlNeXt", "NextControlApplyControlNeXt", "NextControlCanny")
+
+
+def test_the_server_has_our_nodes_and_no_failed_import(server):
+    nodes = server.get_json("/object_info")
+    assert {name for name in nodes if name.startswith("NextControl")} >= set(NODES)
+    assert {nodes[name]["python_module"] for name in NODES} == {"custom_nodes.nextcontrol"}
+    about_pack = [line for line in server.log.read_text(encoding="utf-8").splitlines() if "nextcontrol" in line]
+    assert about_pack
+    assert not any("IMPORT FAILED" in line for line in about_pack)
+
+
+def test_the_template_browser_lists_the_workflows_and_their_thumbnails(server):
+    assert sorted(server.get_json("/workflow_templates")["nextcontrol"]) == NAMES
+    for name in NAMES:
+        for ending in ("json", "jpg"):
+            served = server.fetch(f"/api/workflow_templates/nextcontrol/{name}.{ending}")
+            assert served == (WORKFLOWS / f"{name}.{ending}").read_bytes()
+
+
+def test_our_model_folders_are_there_and_show_weights_only(server):
+    assert {"controlnext", "ctrlora"} <= set(server.get_json("/models"))
+    (server.base / "models" / "controlnext" / "readme.txt").touch()
+    files = server.get_json("/models/controlnext")
+    assert {CONTROL.partition("/")[2], UNET.partition("/")[2]} <= set(files)
+    assert "readme.txt" not in files
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_workflow_is_accepted(server, name):
+    answer = server.post_json("/prompt", {"prompt": api_workflow(name)})
+    assert answer["node_errors"] == {}
+    cancel(server, answer["prompt_id"])
+
+
+def test_the_same_seed_gives_the_same_picture_and_strength_changes_it(server):
+    first = pixels(server, small_graph(seed=7, strength=1.0))
+    assert first.shape == (128, 128, 3)
+    assert first.std() > 5
+    # What ComfyUI keeps is of the last prompt only: the first one is really run again after another.
+    without = pixels(server, small_graph(seed=7, strength=0.0))
+    assert abs(first - without).max() > 20
+    assert (first == pixels(server, small_graph(seed=7, strength=1.0))).all()
+
+
+def test_a_missing_file_is_named_before_anything_runs(server):
+    graph = small_graph(control_file="gone.safetensors")
+    # With an output that does not depend on the file the answer would be 200, and that output alone would run.
+    graph = {node: entry for node, entry in graph.items() if entry["class_type"] != "PreviewImage"}
+    with pytest.raises(HttpError) as caught:
+        server.post_json("/prompt", {"prompt": graph})
+    assert caught.value.status == 400
+    (entry,) = caught.value.body["node_errors"].values()
+    error = entry["errors"][0]
+    # Newer hosts look the name up in the combo's list before they ask the node.
+    assert error["type"] in {"custom_validation_failed", "value_not_in_list"}
+    assert "gone.safetensors" in error["details"]
+    if error["type"] == "custom_validation_failed":
+        assert "put it into models/controlnext" in error["details"]
+
+
+def test_a_file_of_another_kind_is_one_sentence(server):
+    entry = run(server, small_graph(control_file=UNET.partition("/")[2]))
+    (error,) = (data for kind, data in entry["status"]["messages"] if kind == "execution_error")
+    assert error["node_type"] == "NextControlLoadControlNeXt"
+    text = error["exception_message"].strip()
+    assert "is a set of fine-tuned UNet weights, not a ControlNeXt module" in text
+    assert "\n" not in text
+
+
+def test_a_cut_off_file_is_one_sentence(server):
+    whole = server.base / "models" / CONTROL
+    (whole.parent / "cut.safetensors").write_bytes(whole.read_bytes()[:100_000])
+    entry = run(server, small_graph(control_file="controlnext-sd15/cut.safetensors"))
+    (error,) = (data for kind, data in entry["status"]["messages"] if kind == "execution_error")
+    assert "cut short or damaged" in error["exception_message"]
+
+
+def test_the_demo_shows_progress_and_passes_on_what_a_node_says(server, capsys):
+    entry = run_job(server, small_graph(seed=9))
+    assert entry["status"]["status_str"] == "success"
+    shown = capsys.readouterr().out
+    assert "KSampler" in shown
+    assert "[####################] 2/2" in shown
+    with pytest.raises(ServerError, match=r"^'Load ControlNeXt' failed: .* not a ControlNeXt module"):
+        run_job(server, small_graph(control_file=UNET.partition("/")[2]))
+    with pytest.raises(ServerError, match=r"^The workflow is refused: 'Load ControlNeXt': .*gone.safetensors"):
+        run_job(server, small_graph(control_file="gone.safetensors"))
+    assert wait(server, entry["prompt"][1])["status"]["completed"]
