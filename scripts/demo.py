@@ -80,6 +80,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt", help="text in place of the workflow's prompt")
     parser.add_argument("--seed", type=int, help="in place of the workflow's")
     parser.add_argument("--comfyui", type=Path, metavar="FOLDER", help="a ComfyUI of your own; default: a private one")
+    parser.add_argument("--python", type=Path, metavar="FILE", help="the Python that runs it")
     parser.add_argument("--output", type=Path, metavar="FOLDER", default=Path("demo_output"), help="default: demo_output")
     parser.add_argument("--keep-open", action="store_true", help="leave the server up, to look at it in a browser")
     return parser.parse_args(arguments)
@@ -169,7 +170,7 @@ def run(options: argparse.Namespace) -> None:
     prepare(graph, options)
     watch = Stopwatch()
     with watch.part("Finding or setting up ComfyUI"):
-        host = find_host(options.comfyui)
+        host = find_host(options.comfyui, options.python)
     if is_random(options):
         with watch.part("Finding or making the weights"):
             demo_models(host)
