@@ -52,6 +52,10 @@ def page(server):
 def drop(page, name: str) -> None:
     """Drag a workflow onto the canvas and wait until it is open."""
     text = (WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")
+    # What an earlier test left open is not this one's fault.
+    page.keyboard.press("Escape")
+    page.errors.clear()
+    page.wait_for_function("() => !document.querySelector('[role=dialog]')", polling=100, timeout=MILLISECONDS)
     page.evaluate(DROP, [text, f"{name}.json"])
     count = len(json.loads(text)["nodes"])
     page.wait_for_function(f"() => app.graph.nodes.length === {count}", polling=100, timeout=MILLISECONDS)
