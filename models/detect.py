@@ -1,6 +1,7 @@
 """Say what a weight file is, from the names and shapes of its tensors: one ordered table.
 
-Sources of the key names: dvlab-research/ControlNeXt@ab4b3ac, xyfJASON/ctrlora@b4422b4, Comfy-Org/ComfyUI 0.3.64.
+Sources of the key names: dvlab-research/ControlNeXt@ab4b3ac, xyfJASON/ctrlora@b4422b4,
+limerenceaid/CtrLoRA-XL@cc6d322, Comfy-Org/ComfyUI 0.3.64.
 """
 
 from __future__ import annotations
@@ -52,6 +53,10 @@ _STEM, _THIRD, _MID_NORM = r"^embedding\.0\.weight$", r"^down_res\.2\.conv1\.wei
 _LOAD_CONTROLNEXT = "Load it as control_file of 'Load ControlNeXt'"
 _INTERIM = "Use a module published after August 2024"
 _CORE_CONTROLNET = "Load it with ComfyUI's 'Load ControlNet Model'"
+_XL = "Use a CtrLoRA made for SD1.5, CtrLoRA-XL is not supported"
+_PEFT = r"(base_model\.model|down_blocks|mid_block)\..*\.lora_[AB]\."
+_CTRLORA_IN = r"^(control_model\.)?input_blocks\.0\.0\.weight$"
+_CTRLORA_OUT = r"^(control_model\.)?middle_block_out\.0\.weight$"
 
 KINDS: tuple[Kind, ...] = (
     Kind(
@@ -82,9 +87,13 @@ KINDS: tuple[Kind, ...] = (
         "bundle", "raw ControlNeXt trainer output (module and UNet in one file)", _LOAD_CONTROLNEXT,
         has_all=(r"^controlne(xt|t)\.", r"^unet\."),
     ),
+    # diffusers and PEFT names. XL is another network: it sees the noisy latent too, limerenceaid/CtrLoRA-XL@cc6d322.
     Kind(
-        "ctrlora_lora", "a CtrLoRA LoRA", "Load it with 'Load CtrLoRA'",
-        has_all=(r"lora_layer\.down\.weight$",), has_none=(r"^(control_model\.)?input_blocks\.0\.0\.weight$",),
+        "ctrlora_xl_base", "a CtrLoRA-XL Base ControlNet", _XL, has_any=(r"^(base_model\.model\.)?conv_in_condition\.weight$",)
+    ),
+    Kind(
+        "ctrlora_xl_lora", "a PEFT adapter as CtrLoRA-XL has them", _XL,
+        has_all=(r"\.lora_[AB]\.",), has_none=(rf"^(?!{_PEFT}).+$", r"\bup_blocks\."),
     ),
     Kind("control_lora", "a Control-LoRA", _CORE_CONTROLNET, has_any=("^lora_controlnet$",)),
     Kind("lllite", "a ControlNet-LLLite", "Load it with a pack that has an LLLite loader", has_any=("^lllite_",)),
@@ -93,13 +102,26 @@ KINDS: tuple[Kind, ...] = (
         has_any=(r"input_hint_block\.0\.weight$", r"controlnet_cond_embedding\.", r"^controlnet_blocks\."),
     ),
     Kind(
-        "t2i_adapter", "a T2I-Adapter", _CORE_CONTROLNET,
-        has_any=(r"^(adapter\.)?body\.0\.(in_conv|resnets|block1)\.",),
+        "ctrlora_pretraining", "a CtrLoRA pretraining checkpoint (a base and several conditions)",
+        "Load its base with 'Load CtrLoRA Base' and one of its conditions with 'Load CtrLoRA'",
+        has_any=(r"^(control_model\.)?loras_dict\.",),
+    ),
+    Kind(
+        "ctrlora_checkpoint", "a CtrLoRA training checkpoint (a full checkpoint with its control network)",
+        "Load its base with 'Load CtrLoRA Base' and its LoRA with 'Load CtrLoRA'",
+        has_all=(r"^model\.diffusion_model\.", _CTRLORA_IN, _CTRLORA_OUT),
     ),
     Kind(
         "ctrlora_base", "a CtrLoRA Base ControlNet", "Load it with 'Load CtrLoRA Base'",
-        has_all=(r"^(control_model\.)?input_blocks\.0\.0\.weight$", r"^(control_model\.)?middle_block_out\.0\.weight$"),
-        has_none=(r"^model\.diffusion_model\.",),
+        has_all=(_CTRLORA_IN, _CTRLORA_OUT), has_none=(r"^model\.diffusion_model\.",),
+    ),
+    Kind(
+        "ctrlora_lora", "a CtrLoRA LoRA", "Load it with 'Load CtrLoRA'",
+        has_all=(r"lora_layer\.down\.weight$",), has_none=(_CTRLORA_IN,),
+    ),
+    Kind(
+        "t2i_adapter", "a T2I-Adapter", _CORE_CONTROLNET,
+        has_any=(r"^(adapter\.)?body\.0\.(in_conv|resnets|block1)\.",),
     ),
     Kind(
         "checkpoint", "a full checkpoint", "Load it with ComfyUI's 'Load Checkpoint'",
@@ -122,6 +144,7 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 
 MODULE_KINDS = ("controlnext_g1", "controlnext_g2", "controlnext_g3")
+_CONTEXT = re.compile(r"attn2\.to_[kv](\.lora_layer\.down)?\.weight$")
 
 
 def detect_kind(keys: Mapping[str, object]) -> Kind | None:
@@ -136,14 +159,14 @@ def possible_variants(kind: Kind) -> tuple[str, ...]:
 
 
 def detect_unet_family(shapes: Shapes) -> Family | None:
-    """The family of a set of UNet weights in diffusers or ldm names, or None if nothing tells."""
+    """The family of a UNet's or a ControlNet's weights in diffusers or ldm names, or None if nothing tells."""
     text = "\n".join(shapes)
     if re.search(r"temporal_|time_mixer|time_stack|time_pos_embed", text):
         return "svd"
     if re.search(r"transformer_blocks\.[2-9]\.|add_embedding\.", text):
         return "sdxl"
     widths = {shape[0] for key, shape in shapes.items() if "to_out.0.weight" in key}
-    contexts = {shape[1] for key, shape in shapes.items() if re.search(r"attn2\.to_[kv]\.weight$", key)}
+    contexts = {shape[1] for key, shape in shapes.items() if _CONTEXT.search(key)}
     # Only SD1.5 attends at 320 channels, or to text of width 768.
     if 320 in widths or 768 in contexts:
         return "sd15"

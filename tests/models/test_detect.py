@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from host_models import SHAPES, narrow_module
-from nextcontrol.models.detect import KINDS, check_module, detect_kind, detect_unet_family, possible_variants
+from nextcontrol.models.detect import KINDS, check_module, describe, detect_kind, detect_unet_family, possible_variants
 from nextcontrol.models.state_dict import control_part, shapes_of, unet_part, unwrap
 from nextcontrol.models.unet_weights import compare
+
+ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
+LORA = "time_embed.0.lora_layer.down.weight"
+CONTROL = ["control_model.input_blocks.0.0.weight", "control_model.middle_block_out.0.weight"]
+STABLE_DIFFUSION = ["model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.transformer.x", "betas"]
 
 
 def shapes(variant, part):
@@ -73,12 +78,60 @@ def test_a_fine_tuned_unet_is_recognised_with_its_family(variant):
         (["input_blocks.0.0.weight", "middle_block_out.0.weight", "time_embed.0.lora_layer.down.weight"], "ctrlora_base"),
         (["control_model.time_embed.0.lora_layer.down.weight", "control_model.middle_block_out.0.weight"], "ctrlora_lora"),
         (["first_stage_model.decoder.conv_in.weight"], "vae"),
+        (["conv_in_condition.weight", "conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"], "ctrlora_xl_base"),
+        (["base_model.model.conv_in_condition.weight", f"{ATTENTION}.to_q.lora_A.canny.weight"], "ctrlora_xl_base"),
+        ([f"base_model.model.{ATTENTION}.to_q.lora_{half}.weight" for half in "AB"], "ctrlora_xl_lora"),
+        ([f"{ATTENTION}.to_q.lora_{half}.canny.weight" for half in "AB"], "ctrlora_xl_lora"),
+        ([f"{ATTENTION}.to_q.lora_A.weight", "up_blocks.0.attentions.0.to_q.lora_A.weight"], "lora"),
+        ([f"{ATTENTION}.to_q.lora_A.weight", "conv_in.weight"], "lora"),
+        (["lora_controlnet", "input_hint_block.0.weight", "input_blocks.0.0.weight"], "control_lora"),
+        (["control_model.input_hint_block.0.weight", *CONTROL, "model.diffusion_model.out.0.weight"], "controlnet"),
+        (["input_hint_block.0.weight", "input_blocks.0.0.weight", "middle_block_out.0.weight", LORA], "controlnet"),
+        ([*CONTROL, f"control_model.{LORA}", "control_model.loras_dict.hed.0.down.weight"], "ctrlora_pretraining"),
+        ([*CONTROL, "control_model.loras_dict.hed.0.down.weight", *STABLE_DIFFUSION], "ctrlora_pretraining"),
+        (["loras_dict.hed.0.down.weight", "loras_dict.hed.0.up.weight"], "ctrlora_pretraining"),
+        ([*CONTROL, f"control_model.{LORA}", *STABLE_DIFFUSION], "ctrlora_checkpoint"),
+        ([*CONTROL, *STABLE_DIFFUSION], "ctrlora_checkpoint"),
+        (CONTROL, "ctrlora_base"),
+        ([*CONTROL, f"control_model.{LORA}"], "ctrlora_base"),
+        ([LORA, "zero_convs.0.0.weight"], "ctrlora_lora"),
+        (STABLE_DIFFUSION, "checkpoint"),
         (["something.else"], None),
     ],
 )
 def test_other_files_are_known_by_their_keys(keys, kind):
     found = detect_kind(dict.fromkeys(keys))
     assert (found and found.id) == kind
+
+
+def test_order_and_prefix_of_keys_do_not_matter():
+    keys = [*CONTROL, f"control_model.{LORA}"]
+    for variation in (keys[::-1], [key.removeprefix("control_model.") for key in keys]):
+        found = detect_kind(dict.fromkeys(variation))
+        assert found is not None
+        assert found.id == "ctrlora_base"
+
+
+def test_a_file_of_ctrlora_xl_is_named_and_refused():
+    sentence = describe({"conv_in_condition.weight": (320, 4, 3, 3)}, "xl.safetensors", "a CtrLoRA LoRA")
+    assert sentence == (
+        "'xl.safetensors' is a CtrLoRA-XL Base ControlNet, not a CtrLoRA LoRA. "
+        "Use a CtrLoRA made for SD1.5, CtrLoRA-XL is not supported."
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "family"),
+    [
+        ("input_blocks.1.1.transformer_blocks.0.attn2.to_k.lora_layer.down.weight", (4, 768), "sd15"),
+        ("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", (64, 768), "sd15"),
+        ("input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight", (640, 2048), "sdxl"),
+        ("input_blocks.1.1.transformer_blocks.0.attn2.to_k.lora_layer.up.weight", (64, 768), None),
+        ("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", (320, 1024), None),
+    ],
+)
+def test_the_width_of_the_text_tells_the_family_of_a_control_network(key, shape, family):
+    assert detect_unet_family({key: shape}) == family
 
 
 def test_kinds_have_names_of_their_own_and_advice_for_the_user():
