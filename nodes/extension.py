@@ -5,11 +5,12 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .apply import ApplyControlNeXt
+from .ctrlora import LoadCtrLoRA, LoadCtrLoRABase
 from .hints import Canny
 from .host.folders import register_folders
 from .loaders import LoadControlNeXt
 
-NODES: tuple[type[io.ComfyNode], ...] = (LoadControlNeXt, ApplyControlNeXt, Canny)
+NODES: tuple[type[io.ComfyNode], ...] = (LoadControlNeXt, ApplyControlNeXt, LoadCtrLoRABase, LoadCtrLoRA, Canny)
 
 
 class NextControlExtension(ComfyExtension):

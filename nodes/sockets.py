@@ -8,6 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 CONTROLNEXT = io.Custom("CONTROLNEXT")
+CTRLORA_BASE = io.Custom("CTRLORA_BASE")
 
 
 def schema(**arguments: Any) -> io.Schema:

@@ -52,6 +52,14 @@ UNET_CONFIGS: dict[str, dict[str, Any]] = {
     "sdxl": _SDXL,
     "svd_v1": _SVD | {"channel_mult": [1, 4]},
     "svd_v2": _SVD,
+    "ctrlora": _SD15
+    | {
+        "model_channels": 64,
+        "num_heads": 4,
+        "context_dim": 96,
+        "transformer_depth": [1, 1],
+        "transformer_depth_output": [1, 1, 1, 1],
+    },
     "sd15_narrow": _SD15 | {"model_channels": 64},
     "sdxl_narrow": _SDXL | {"model_channels": 64},
     "svd_narrow": _SVD | {"model_channels": 64},
@@ -60,6 +68,7 @@ UNET_CONFIGS: dict[str, dict[str, Any]] = {
 
 _CONFIG_CLASSES = {
     "sd15": comfy.supported_models.SD15,
+    "ctrlora": comfy.supported_models.SD15,
     "sdxl": comfy.supported_models.SDXL,
     "svd": comfy.supported_models.SVD_img2vid,
 }
@@ -79,6 +88,8 @@ def build_model(variant: str, seed: int = 0) -> ModelPatcher:
     config_class = _CONFIG_CLASSES[variant.split("_", maxsplit=1)[0]]
     arguments = UNET_CONFIGS[variant]
     config = config_class({key: value[:] if isinstance(value, list) else value for key, value in arguments.items()})
+    if "num_heads" in arguments:
+        config.unet_config["num_heads"] = arguments["num_heads"]  # the class of the family has its own
     model = config.get_model({}, "", device=None)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.diffusion_model.parameters():

@@ -18,9 +18,9 @@ WIDTHS = {"sd15": 768, "sdxl": 2048, "svd": 1024}
 GENERATION_OF = {"sd15": 3, "sd15_v0": 1, "sdxl": 3, "sdxl_skip": 3, "svd_v1": 2, "svd_v2": 3}
 
 
-def save(base_folder: Path, name: str, tensors: dict[str, torch.Tensor], **metadata: str) -> str:
-    """Put a file into models/controlnext of the test host, once: a name stands for one content."""
-    path = base_folder / "models" / "controlnext" / name
+def save(base_folder: Path, name: str, tensors: dict[str, torch.Tensor], folder: str = "controlnext", **metadata: str) -> str:
+    """Put a file into a model folder of the test host, once: a name stands for one content."""
+    path = base_folder / "models" / folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata or None)

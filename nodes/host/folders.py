@@ -10,6 +10,8 @@ CONTROLNEXT_FOLDERS = ("controlnext", "controlnet")
 """Where control modules may lie."""
 UNET_FOLDERS = (*CONTROLNEXT_FOLDERS, "diffusion_models")
 """Where fine-tuned UNet weights may lie; a full SVD UNet is a diffusion model of its own."""
+CTRLORA_FOLDERS = ("ctrlora", "controlnet")
+"""Where bases and conditions of CtrLoRA may lie."""
 OWN_FOLDERS = ("controlnext", "ctrlora")
 
 

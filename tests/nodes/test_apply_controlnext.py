@@ -9,6 +9,7 @@ from host_models import evaluate, running
 from narrow import GENERATION_OF, SIGMA, apply, control_for, hints, latents, narrow_model, predict, text
 from nextcontrol.models.controlnext import load_controlnext
 from nextcontrol.models.injection import INJECTIONS, cross_normalize
+from nextcontrol.nodes.host.layout import Area, Size, areas_of, note_areas
 from nextcontrol.nodes.host.unet_structure import find_place
 from torch.testing import assert_close
 
@@ -280,3 +281,20 @@ def test_half_precision_inputs_give_finite_controls(variant, base_folder):
     assert found.dtype == torch.bfloat16
     exact = network(hints().movedim(-1, 1), torch.tensor([500.0]))
     assert ((found.float() - exact).norm() / exact.norm()).item() < 0.05
+
+
+def test_a_prompt_that_the_host_gives_a_second_area_is_cropped_by_its_size():
+    seen = {}
+
+    def executor(_model, _conds, _x, _timestep, model_options):
+        seen.update(model_options["transformer_options"])
+
+    # The host repeats a negative prompt without an area for each area of the positive one, under the same uuid.
+    prompts = [[{"uuid": 1, "area": (4, 8, 2, 4)}], [{"uuid": 2}, {"uuid": 2, "area": (4, 8, 2, 4)}]]
+    note_areas(executor, None, prompts, latents(), None, {"transformer_options": {"kept": True}})
+    assert seen["kept"]
+    assert areas_of(seen | {"uuids": [1, 2]}, Size(4, 8), 2) == (Size(8, 12), [Area(2, 4, 4, 8)] * 2)
+    assert areas_of(seen | {"uuids": [2]}, Size(8, 12), 1) == (Size(8, 12), [Area(0, 0, 8, 12)])
+    # A node that cuts the latent in its own way: the input counts as the whole.
+    assert areas_of(seen | {"uuids": [1, 2]}, Size(5, 5), 2) == (Size(5, 5), [Area(0, 0, 5, 5)] * 2)
+    assert areas_of({}, Size(5, 5), 1) == (Size(5, 5), [Area(0, 0, 5, 5)])

@@ -1,0 +1,130 @@
+"""What the files of CtrLoRA hold: a base, a condition, or a training checkpoint with both.
+
+Source: xyfJASON/ctrlora@b4422b4 scripts/tool_extract_weights.py, cldm/switchable.py; arXiv:2410.09400.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .adapted import LORA, Condition
+from .ctrlora import CtrLoRA, CtrLoRAConfig, read_config
+from .detect import Shapes, UnsupportedCheckpointError
+from .state_dict import shapes_of, strip_prefix
+
+PREFIX = "control_model."
+_PRETRAINING = re.compile(r"^loras_dict\.([^.]+)\.(\d+)\.(down|up)\.weight$")
+
+
+def control_tensors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The control network's tensors, without `control_model.`; the rest of a full checkpoint is left out."""
+    return strip_prefix(state_dict, PREFIX) or dict(state_dict)
+
+
+def is_replaced(key: str) -> bool:
+    """Whether a tensor of the base belongs to the condition: zero convolutions and transformer norms, by name."""
+    return "zero_convs" in key or "middle_block_out" in key or "norm" in key
+
+
+def base_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The base alone: without left-over LoRAs."""
+    return {key: tensor for key, tensor in tensors.items() if LORA not in key and not key.startswith("loras_dict.")}
+
+
+def check_base(tensors: Mapping[str, Tensor], name: str) -> CtrLoRAConfig:
+    """Make sure that every tensor of a base is there, is known and fits the others.
+
+    Args:
+        tensors: From `base_tensors`.
+        name: Of the file, for the error.
+
+    Returns:
+        The configuration to build.
+
+    Raises:
+        UnsupportedCheckpointError: Something is missing, left over or of another shape.
+    """
+    shapes = shapes_of(tensors)
+    try:
+        config = read_config(shapes)
+        expected = shapes_of(CtrLoRA(config, device="meta").state_dict())
+    except (KeyError, IndexError, ValueError) as error:
+        raise UnsupportedCheckpointError(
+            f"'{name}' is an incomplete CtrLoRA Base ControlNet ({error}): use a complete, unmodified file."
+        ) from error
+    _compare(shapes, expected, name)
+    return config
+
+
+def _compare(shapes: Shapes, expected: Shapes, name: str) -> None:
+    for title, wrong in (
+        ("without", [key for key in expected if key not in shapes]),
+        ("with the unknown", [key for key in shapes if key not in expected]),
+        ("with a misshapen", [key for key in expected if key in shapes and shapes[key] != expected[key]]),
+    ):
+        if wrong:
+            raise UnsupportedCheckpointError(
+                f"'{name}' is a CtrLoRA Base ControlNet {title} {_some(wrong)}: use a complete, unmodified file."
+            )
+
+
+def condition_names(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The conditions of a pretraining checkpoint; empty for any other file."""
+    return list(dict.fromkeys(match[1] for key in tensors if (match := _PRETRAINING.match(key))))
+
+
+def linear_names(config: CtrLoRAConfig) -> list[str]:
+    """The base's linear layers in the order that numbers the LoRAs of a pretraining checkpoint."""
+    return [name for name, module in CtrLoRA(config, device="meta").named_modules() if hasattr(module, "in_features")]
+
+
+def read_condition(
+    tensors: Mapping[str, Tensor], base: Shapes, name: str, condition: str = "", layers: list[str] | None = None
+) -> Condition:
+    """Build a condition from a file's tensors.
+
+    Args:
+        tensors: Of the control network, without prefix; what belongs to the base is left out.
+        base: Shapes of the base.
+        name: Of the file, for the error.
+        condition: Which one, of a pretraining checkpoint.
+        layers: From `linear_names`, for a pretraining checkpoint.
+
+    Returns:
+        The condition, sharing memory with `tensors`.
+
+    Raises:
+        UnsupportedCheckpointError: A LoRA has only one half, or something does not fit the base.
+    """
+    factors: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if match := _PRETRAINING.match(key):
+            if match[1] == condition and layers is not None and int(match[2]) < len(layers):
+                factors.setdefault(layers[int(match[2])], {})[match[3]] = tensor
+        elif LORA in key and not condition:
+            layer, _, half = key.partition(LORA)
+            factors.setdefault(layer, {})[half.removesuffix(".weight")] = tensor
+    replaced = {key: tensor for key, tensor in tensors.items() if is_replaced(key) and LORA not in key and key in base}
+    odd = [layer for layer, halves in factors.items() if halves.keys() != {"down", "up"}]
+    if odd:
+        raise UnsupportedCheckpointError(f"'{name}' has half a LoRA for {_some(odd)}: it is damaged, download it again.")
+    wrong = [layer for layer, halves in factors.items() if not _fits(halves["down"], halves["up"], base.get(f"{layer}.weight"))]
+    wrong += [key for key, tensor in replaced.items() if tuple(tensor.shape) != base[key]]
+    if wrong:
+        raise UnsupportedCheckpointError(
+            f"'{name}' does not fit the base at {_some(wrong)}: use the base that the condition was trained on."
+        )
+    return Condition({layer: (halves["down"], halves["up"]) for layer, halves in factors.items()}, replaced)
+
+
+def _fits(down: Tensor, up: Tensor, weight: tuple[int, ...] | None) -> bool:
+    return (
+        weight is not None and down.ndim == up.ndim == 2 and (up.shape[0], down.shape[1]) == weight and up.shape[1] == len(down)
+    )
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(f"'{key}'" for key in keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
