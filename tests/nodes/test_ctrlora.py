@@ -96,7 +96,7 @@ def test_lora_strength_is_the_hand_merged_network(strength, base_folder):
     control = control_of(base_folder, load_small_base(base_folder), "condition0.", strength)
     found = flat(run_control(applied(control, numbered(0, 1)), model(), text(), sigmas_at(500, 500)))
     for one, other in zip(found, expected, strict=True):
-        assert ((one - other).norm() / other.norm()).item() < 1e-5
+        assert ((one - other).norm() / other.norm()).item() < 1e-4
 
 
 def test_conditions_together_are_the_sum_of_each_alone(base_folder):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 
 import comfy.model_management
+import comfy.ops
 import comfy.utils
 import pytest
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from host_models import SHAPES, UNET_CONFIGS
 from narrow import apply, control_for, hints, narrow_model, predict, save
 from nextcontrol.nodes.host.unet_keys import to_host_keys
 from nextcontrol.nodes.host.unet_structure import unet_config_of
@@ -162,3 +165,12 @@ def test_weights_of_another_family_are_refused(base_folder):
     )
     with pytest.raises(ValueError, match=r"'xl\.safetensors' holds SDXL weights and the model is SD1\.5"):
         apply(narrow_model(), control_for(base_folder, unet=name, mode="delta"), hints())
+
+
+@pytest.mark.parametrize("variant", SHAPES)
+def test_every_diffusers_name_has_one_counterpart_of_its_shape(variant):
+    arguments = {key: value[:] if isinstance(value, list) else value for key, value in UNET_CONFIGS[variant].items()}
+    unet = UNetModel(**arguments, device="meta", operations=comfy.ops.disable_weight_init)
+    expected = {f"diffusion_model.{key}": list(tensor.shape) for key, tensor in unet.state_dict().items()}
+    names = to_host_keys(SHAPES[variant]["unet"], UNET_CONFIGS[variant])
+    assert {name: SHAPES[variant]["unet"][key] for key, name in names.items()} == expected
