@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
 
 import comfy.model_management
 import comfy.ops
@@ -75,7 +74,7 @@ def load_base(base_file: str, use_embedded_lora: bool, cache_megabytes: int) -> 
     network.load_state_dict(_to_host_type(own), strict=True, assign=True)
     logger.info("'%s': CtrLoRA base, %d parameters", base_file, sum(tensor.numel() for tensor in own.values()))
     return CtrLoRABase(
-        base_file, fingerprint(base_file, CTRLORA_FOLDERS), config, shapes, _manage(network), embedded,
+        base_file, fingerprint(base_file, CTRLORA_FOLDERS), config, shapes, manage(network), embedded,
         ResultCache(cache_megabytes * MEGABYTE),
     )  # fmt: skip
 
@@ -120,7 +119,7 @@ def load_condition(base: CtrLoRABase, lora_file: str, condition: str) -> tuple[M
         return None, source
     ranks = sorted({len(down) for down, _ in map(found.lora, sorted(found.layers))})  # type: ignore[misc, arg-type]
     logger.info("'%s': CtrLoRA LoRA of rank %s on %d layers", lora_file, "/".join(map(str, ranks)), len(found.layers))
-    return _manage(found), source
+    return manage(found), source
 
 
 def _read(name: str, kinds: tuple[str, ...], wanted: str) -> dict[str, Tensor]:
@@ -141,7 +140,8 @@ def _to_host_type(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: tensor.to(wanted) for key, tensor in tensors.items()}
 
 
-def _manage(network: nn.Module) -> Any:
+def manage(network: nn.Module) -> ModelPatcher:
+    """Put a network under the host's memory management."""
     return ModelPatcher(
         network.eval().requires_grad_(False),
         load_device=comfy.model_management.get_torch_device(),
