@@ -302,3 +302,41 @@ class AnySize(GivenLatents):
     def encode(self, pixels):
         """At an eighth of the picture's size."""
         return torch.nn.functional.interpolate(super().encode(pixels), (pixels.shape[1] // 8, pixels.shape[2] // 8))
+
+
+def test_partly_loaded_and_reloaded_networks_give_the_same(base_folder):
+    import comfy.model_management
+
+    base = load_small_base(base_folder, cache=0)
+    control = control_of(base_folder, base)
+
+    def run():
+        return flat(run_control(applied(control, numbered(0)), model(), text(1), sigmas_at(300)))
+
+    comfy.model_management.load_models_gpu(control.get_models())
+    expected = run()
+    comfy.model_management.unload_all_models()
+    for network in control.get_models():
+        network.partially_load(network.load_device, 1)
+    assert base.network.model.model_lowvram
+    for one, other in zip(run(), expected, strict=True):
+        assert_close(one, other, rtol=1e-5, atol=1e-5)
+    for network in control.get_models():
+        network.detach()
+    comfy.model_management.load_models_gpu(control.get_models())
+    for one, other in zip(run(), expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_long_batches_pass_in_pieces(base_folder, monkeypatch):
+    from nextcontrol.nodes.host import ctrlora_control
+
+    base = load_small_base(base_folder, cache=0)
+    hints, prompts = numbered(0, 1), torch.cat([text(1, name) for name in "abcde"])
+    chain = applied(control_of(base_folder, base, "condition0."), hints, previous=applied(control_of(base_folder, base), hints))
+    whole = flat(run_control(chain, model(), prompts, sigmas_at(*[300] * 5)))
+    rows = count_rows(base)
+    monkeypatch.setattr(ctrlora_control, "PIXELS_PER_PASS", 3 * 64 * 96)
+    for one, other in zip(flat(run_control(chain, model(), prompts, sigmas_at(*[300] * 5))), whole, strict=True):
+        assert ((one - other).norm() / other.norm()).item() < 1e-5
+    assert rows == [3, 3, 3, 1]
