@@ -97,22 +97,30 @@ def read_condition(
         The condition, sharing memory with `tensors`.
 
     Raises:
-        UnsupportedCheckpointError: A LoRA has only one half, or something does not fit the base.
+        UnsupportedCheckpointError: Something has only one half, or does not fit the base.
     """
     factors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         if match := _PRETRAINING.match(key):
-            if match[1] == condition and layers is not None and int(match[2]) < len(layers):
-                factors.setdefault(layers[int(match[2])], {})[match[3]] = tensor
+            if match[1] == condition and layers is not None:
+                number = int(match[2])
+                layer = layers[number] if number < len(layers) else f"loras_dict.{condition}.{number}"
+                factors.setdefault(layer, {})[match[3]] = tensor
         elif LORA in key and not condition:
             layer, _, half = key.partition(LORA)
             factors.setdefault(layer, {})[half.removesuffix(".weight")] = tensor
-    replaced = {key: tensor for key, tensor in tensors.items() if is_replaced(key) and LORA not in key and key in base}
+    replaced = {key: tensor for key, tensor in base_tensors(tensors).items() if is_replaced(key)}
     odd = [layer for layer, halves in factors.items() if halves.keys() != {"down", "up"}]
     if odd:
         raise UnsupportedCheckpointError(f"'{name}' has half a LoRA for {_some(odd)}: it is damaged, download it again.")
+    stems = dict.fromkeys(key.rpartition(".")[0] for key in replaced)
+    odd = [stem for stem in stems if not {f"{stem}.weight", f"{stem}.bias"} <= replaced.keys()]
+    if odd:
+        raise UnsupportedCheckpointError(
+            f"'{name}' has only one of weight and bias for {_some(odd)}: it is damaged, download it again."
+        )
     wrong = [layer for layer, halves in factors.items() if not _fits(halves["down"], halves["up"], base.get(f"{layer}.weight"))]
-    wrong += [key for key, tensor in replaced.items() if tuple(tensor.shape) != base[key]]
+    wrong += [key for key, tensor in replaced.items() if tuple(tensor.shape) != base.get(key)]
     if wrong:
         raise UnsupportedCheckpointError(
             f"'{name}' does not fit the base at {_some(wrong)}: use the base that the condition was trained on."

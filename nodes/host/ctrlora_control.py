@@ -152,10 +152,13 @@ class CtrLoRAControl(ControlBase):
                 "use 'Apply ControlNet' and connect its vae."
             )
         if self.vae.latent_channels != LATENT_CHANNELS or getattr(self.vae, "latent_dim", 2) != 2:
+            kind = "pictures" if getattr(self.vae, "latent_dim", 2) == 2 else "video"
             raise ValueError(
-                f"The VAE has {self.vae.latent_channels} latent channels and CtrLoRA needs {LATENT_CHANNELS}: "
-                "connect the VAE of an SD1.5 checkpoint."
+                f"The VAE has {self.vae.latent_channels} latent channels for {kind} and CtrLoRA needs {LATENT_CHANNELS} for "
+                "pictures: connect the VAE of an SD1.5 checkpoint."
             )
+        if self.posterior.is_sampled and not hasattr(getattr(self.vae, "first_stage_model", None), "quant_conv"):
+            raise ValueError("posterior is 'sample' and this VAE has no posterior to draw from: set it to mode.")
         config = model.model_config.unet_config
         unet = model.diffusion_model
         width = self.base.config.context_width

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from ...models.adapted import Condition
 from ...models.ctrlora import CtrLoRA, CtrLoRAConfig
-from ...models.ctrlora_file import base_tensors, check_base, condition_names, control_tensors, linear_names, read_condition
+from ...models.ctrlora_file import (
+    base_tensors,
+    check_base,
+    condition_names,
+    control_tensors,
+    is_replaced,
+    linear_names,
+    read_condition,
+)
 from ...models.detect import UnsupportedCheckpointError, describe, detect_kind
 from ...models.state_dict import shapes_of
 from .controlnext_file import NO_FILE
@@ -60,7 +68,7 @@ def load_base(base_file: str, use_embedded_lora: bool, cache_megabytes: int) -> 
         UnsupportedCheckpointError: It is damaged or something else.
         ValueError: It has no LoRA of its own.
     """
-    tensors = _read(base_file, BASE_KINDS, "a CtrLoRA Base ControlNet")
+    _, tensors = _read(base_file, BASE_KINDS, "a CtrLoRA Base ControlNet")
     own = base_tensors(tensors)
     config = check_base(own, base_file)
     check_finite(own, base_file)
@@ -70,6 +78,7 @@ def load_base(base_file: str, use_embedded_lora: bool, cache_megabytes: int) -> 
         embedded = read_condition(tensors, shapes, base_file)
         if not embedded.layers:
             raise ValueError(f"'{base_file}' has no LoRA of its own: switch embedded_lora off.")
+        check_finite(embedded.tensors(), base_file)
     network = CtrLoRA(config, comfy.ops.manual_cast, device="meta")
     network.load_state_dict(_to_host_type(own), strict=True, assign=True)
     logger.info("'%s': CtrLoRA base, %d parameters", base_file, sum(tensor.numel() for tensor in own.values()))
@@ -98,7 +107,7 @@ def load_condition(base: CtrLoRABase, lora_file: str, condition: str) -> tuple[M
     if lora_file == NO_FILE:
         found, source = base.embedded, (base.source, base.embedded is not None)
     else:
-        tensors = _read(lora_file, CONDITION_KINDS, "a CtrLoRA LoRA")
+        kind, tensors = _read(lora_file, CONDITION_KINDS, "a CtrLoRA LoRA")
         names = condition_names(tensors)
         if names and condition not in names:
             raise ValueError(
@@ -108,12 +117,19 @@ def load_condition(base: CtrLoRABase, lora_file: str, condition: str) -> tuple[M
         found = read_condition(
             tensors, base.shapes, lora_file, condition if names else "", linear_names(base.config) if names else None
         )
+        if fingerprint(lora_file, CTRLORA_FOLDERS) == base.source and kind == "ctrlora_base" and found.layers:
+            raise UnsupportedCheckpointError(
+                f"'{lora_file}' is the base itself, and its LoRA may be a left-over: choose a condition as lora_file, or none "
+                "with embedded_lora switched on in 'Load CtrLoRA Base'."
+            )
         if not found.layers:
             raise UnsupportedCheckpointError(
                 f"'{lora_file}' has no LoRA in it, it is a CtrLoRA Base ControlNet: load it with 'Load CtrLoRA Base' and set "
                 "lora_file to none."
             )
         check_finite(found.tensors(), lora_file)
+        if missing := [key for key in base.shapes if is_replaced(key) and key not in found.keys]:
+            logger.warning("'%s' lacks %d tensors such as '%s': the base's are used", lora_file, len(missing), missing[0])
         source = (base.source, fingerprint(lora_file, CTRLORA_FOLDERS), condition)
     if found is None:
         return None, source
@@ -122,12 +138,12 @@ def load_condition(base: CtrLoRABase, lora_file: str, condition: str) -> tuple[M
     return manage(found), source
 
 
-def _read(name: str, kinds: tuple[str, ...], wanted: str) -> dict[str, Tensor]:
+def _read(name: str, kinds: tuple[str, ...], wanted: str) -> tuple[str, dict[str, Tensor]]:
     state_dict, _ = read_file(find_file(name, CTRLORA_FOLDERS), name)
     kind = detect_kind(state_dict)
     if kind is None or kind.id not in kinds:
         raise UnsupportedCheckpointError(describe(shapes_of(state_dict), name, wanted))
-    return control_tensors(state_dict)
+    return kind.id, control_tensors(state_dict)
 
 
 def _to_host_type(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
