@@ -119,6 +119,8 @@ class LoadCtrLoRA(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**63 - 1,
+                    # The page would draw a new one after every run, and the file would be read again each time.
+                    control_after_generate=False,
                     optional=True,
                     tooltip="Of the sample; the mode does not use it.",
                 ),

@@ -29,6 +29,14 @@ CONTRACT = {
         ),
         "model:MODEL",
     ),
+    "NextControlLoadCtrLoRABase": (
+        "base_file:COMBO *embedded_lora:BOOLEAN=False *cache_megabytes:INT=1024",
+        "base:CTRLORA_BASE",
+    ),
+    "NextControlLoadCtrLoRA": (
+        ("base:CTRLORA_BASE lora_file:COMBO lora_strength:FLOAT=1.0 *condition:STRING= *posterior:COMBO=mode *seed:INT=0"),
+        "control_net:CONTROL_NET",
+    ),
     "NextControlCanny": (
         "image:IMAGE resolution:INT=512 low_threshold:INT=100 high_threshold:INT=200 *thresholds:COMBO=fixed",
         "hint:IMAGE",
@@ -39,10 +47,16 @@ OPTIONS = {
     ("NextControlLoadControlNeXt", "unet_weights"): ["auto", "replace", "delta"],
     ("NextControlLoadControlNeXt", "stem_padding"): ["auto", "0", "1"],
     ("NextControlApplyControlNeXt", "uncond"): ["auto", "on", "off"],
+    ("NextControlLoadCtrLoRA", "posterior"): ["mode", "sample"],
     ("NextControlCanny", "thresholds"): ["fixed", "median"],
 }
 # A file list in place of options.
-FILE_COMBOS = {("NextControlLoadControlNeXt", "control_file"), ("NextControlLoadControlNeXt", "unet_file")}
+FILE_COMBOS = {
+    ("NextControlLoadControlNeXt", "control_file"),
+    ("NextControlLoadControlNeXt", "unet_file"),
+    ("NextControlLoadCtrLoRABase", "base_file"),
+    ("NextControlLoadCtrLoRA", "lora_file"),
+}
 
 node_ids = pytest.mark.parametrize("node_id", CONTRACT)
 languages = pytest.mark.parametrize("language", LANGUAGES)
