@@ -9,8 +9,17 @@ from .ctrlora import LoadCtrLoRA, LoadCtrLoRABase
 from .hints import Canny
 from .host.folders import register_folders
 from .loaders import LoadControlNeXt
+from .tools import ConvertFile, InspectFile
 
-NODES: tuple[type[io.ComfyNode], ...] = (LoadControlNeXt, ApplyControlNeXt, LoadCtrLoRABase, LoadCtrLoRA, Canny)
+NODES: tuple[type[io.ComfyNode], ...] = (
+    LoadControlNeXt,
+    ApplyControlNeXt,
+    LoadCtrLoRABase,
+    LoadCtrLoRA,
+    Canny,
+    InspectFile,
+    ConvertFile,
+)
 
 
 class NextControlExtension(ComfyExtension):

@@ -12,6 +12,8 @@ UNET_FOLDERS = (*CONTROLNEXT_FOLDERS, "diffusion_models")
 """Where fine-tuned UNet weights may lie; a full SVD UNet is a diffusion model of its own."""
 CTRLORA_FOLDERS = ("ctrlora", "controlnet")
 """Where bases and conditions of CtrLoRA may lie."""
+CONTROL_FOLDERS = ("controlnext", "ctrlora", "controlnet", "diffusion_models")
+"""Where any of these may lie."""
 OWN_FOLDERS = ("controlnext", "ctrlora")
 
 

@@ -83,6 +83,7 @@ def test_a_fine_tuned_unet_is_recognised_with_its_family(variant):
         ([f"base_model.model.{ATTENTION}.to_q.lora_{half}.weight" for half in "AB"], "ctrlora_xl_lora"),
         ([f"{ATTENTION}.to_q.lora_{half}.canny.weight" for half in "AB"], "ctrlora_xl_lora"),
         ([f"{ATTENTION}.to_q.lora_A.weight", "up_blocks.0.attentions.0.to_q.lora_A.weight"], "lora"),
+        ([f"base_model.model.{block}.0.to_q.lora_A.weight" for block in ("down_blocks", "up_blocks")], "lora"),
         ([f"{ATTENTION}.to_q.lora_A.weight", "conv_in.weight"], "lora"),
         (["lora_controlnet", "input_hint_block.0.weight", "input_blocks.0.0.weight"], "control_lora"),
         (["control_model.input_hint_block.0.weight", *CONTROL, "model.diffusion_model.out.0.weight"], "controlnet"),

@@ -41,6 +41,11 @@ CONTRACT = {
         "image:IMAGE resolution:INT=512 low_threshold:INT=100 high_threshold:INT=200 *thresholds:COMBO=fixed",
         "hint:IMAGE",
     ),
+    "NextControlInspectFile": ("file:COMBO", "text:STRING"),
+    "NextControlConvertFile": (
+        "file:COMBO part:COMBO=auto dtype:COMBO=keep name:STRING= *condition:STRING=",
+        "file_name:STRING",
+    ),
 }
 OPTIONS = {
     ("NextControlLoadControlNeXt", "variant"): ["auto", "sd15", "sd15_v0", "sdxl", "sdxl_skip", "svd_v1", "svd_v2"],
@@ -49,6 +54,8 @@ OPTIONS = {
     ("NextControlApplyControlNeXt", "uncond"): ["auto", "on", "off"],
     ("NextControlLoadCtrLoRA", "posterior"): ["mode", "sample"],
     ("NextControlCanny", "thresholds"): ["fixed", "median"],
+    ("NextControlConvertFile", "part"): ["auto", "all", "base", "lora", "control", "unet"],
+    ("NextControlConvertFile", "dtype"): ["keep", "fp32", "fp16", "bf16"],
 }
 # A file list in place of options.
 FILE_COMBOS = {
@@ -56,6 +63,8 @@ FILE_COMBOS = {
     ("NextControlLoadControlNeXt", "unet_file"),
     ("NextControlLoadCtrLoRABase", "base_file"),
     ("NextControlLoadCtrLoRA", "lora_file"),
+    ("NextControlInspectFile", "file"),
+    ("NextControlConvertFile", "file"),
 }
 
 node_ids = pytest.mark.parametrize("node_id", CONTRACT)

@@ -1,0 +1,271 @@
+"""Describe a weight file from its tensors: what it is, how large, which node loads it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .adapted import LORA
+from .ctrlora_file import (
+    PREFIX,
+    base_tensors,
+    check_base,
+    condition_names,
+    control_tensors,
+    is_replaced,
+    linear_names,
+    read_condition,
+)
+from .detect import (
+    MODULE_KINDS,
+    Kind,
+    Shapes,
+    UnsupportedCheckpointError,
+    check_module,
+    describe,
+    detect_kind,
+    detect_unet_family,
+    possible_variants,
+)
+from .injection import INJECTIONS, Family
+from .state_dict import control_part, shapes_of
+
+CTRLORA_BASES = ("ctrlora_base", "ctrlora_checkpoint", "ctrlora_pretraining")
+CTRLORA_KINDS = ("ctrlora_lora", *CTRLORA_BASES)
+CONTROLNEXT_KINDS = (*MODULE_KINDS, "bundle")
+FAMILY_NAMES: dict[Family, str] = {"sd15": "SD1.5", "sdxl": "SDXL", "svd": "SVD"}
+TYPE_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+LONGEST = 200
+"""Characters of a metadata value that are shown; some trainers put whole pictures there."""
+
+_BY_NAME: dict[str, Family] = {
+    "interim_june": "sdxl", "interim_july": "sdxl", "ctrlora_xl_base": "sdxl", "ctrlora_xl_lora": "sdxl"
+}  # fmt: skip
+_PARTS = {
+    "controlnext.": "control module", "controlnet.": "control module", "unet.": "UNet", "model.diffusion_model.": "UNet",
+    "first_stage_model.": "VAE", "cond_stage_model.": "text encoder", "conditioner.": "text encoder",
+}  # fmt: skip
+_ORDER = ("LoRA", "zero convolutions", "norms", "body", *dict.fromkeys(_PARTS.values()), "rest")
+_DOWN = re.compile(r"(lora_layer\.|loras_dict\.[^.]+\.\d+\.)down\.weight$")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tensors that belong together."""
+
+    title: str
+    tensors: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class FileDescription:
+    """What can be said of a weight file without running it."""
+
+    name: str
+    kind: Kind | None
+    """None for a file that nobody here knows."""
+    families: tuple[Family, ...]
+    """Of the models it may be for; empty if nothing tells."""
+    variants: tuple[str, ...]
+    """Rows of `INJECTIONS` that it can serve."""
+    generation: int | None
+    """Of a ControlNeXt module."""
+    ranks: tuple[int, ...]
+    """Of the LoRA layers, each once, rising."""
+    conditions: tuple[str, ...]
+    """Tasks of a pretraining checkpoint."""
+    parts: tuple[Part, ...]
+    types: tuple[str, ...]
+    """Of the tensors, the commonest first."""
+    size: int
+    """Bytes on disk."""
+    metadata: Mapping[str, str]
+    advice: str
+    """A sentence that names the node to load it with."""
+    problem: str
+    """Why our loaders refuse it, empty if they do not."""
+
+    @property
+    def family(self) -> Family | None:
+        """The family, where only one is possible."""
+        return self.families[0] if len(self.families) == 1 else None
+
+    @property
+    def variant(self) -> str | None:
+        """The variant, where only one is possible."""
+        return self.variants[0] if len(self.variants) == 1 else None
+
+    @property
+    def tensors(self) -> int:
+        """How many there are."""
+        return sum(part.tensors for part in self.parts)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all tensors together."""
+        return sum(part.parameters for part in self.parts)
+
+
+def describe_file(tensors: Mapping[str, Tensor], name: str, metadata: Mapping[str, str], size: int) -> FileDescription:
+    """Say everything about a weight file that names, shapes, types and metadata tell.
+
+    Args:
+        tensors: Unwrapped; only their shapes and types are read.
+        name: Of the file, as the user chose it.
+        metadata: Of the file.
+        size: Bytes on disk.
+
+    Returns:
+        The description.
+    """
+    shapes = shapes_of(tensors)
+    kind = detect_kind(shapes)
+    id_ = kind.id if kind else ""
+    variants = _variants(control_part(shapes), metadata) if id_ in CONTROLNEXT_KINDS else ()
+    own = control_tensors(tensors) if id_ in CTRLORA_KINDS else {}
+    return FileDescription(
+        name=name,
+        kind=kind,
+        families=_families(id_, shapes_of(own) or shapes, variants),
+        variants=variants,
+        generation=INJECTIONS[variants[0]].generation if variants else None,
+        ranks=tuple(sorted({shape[0] for key, shape in shapes.items() if _DOWN.search(key)})),
+        conditions=tuple(condition_names(own)),
+        parts=_parts(shapes, id_ in CTRLORA_KINDS),
+        types=tuple(title for title, _ in Counter(map(type_name, (t.dtype for t in tensors.values()))).most_common()),
+        size=size,
+        metadata=metadata,
+        advice=f"{kind.advice}." if kind else describe(shapes, name, "a control file"),
+        problem=_problem(tensors, name, kind),
+    )
+
+
+def check_file(tensors: Mapping[str, Tensor], name: str, kind: Kind) -> None:
+    """Make sure that one of our own files is complete, as its loader does. UNet weights are checked against a model, later.
+
+    Args:
+        tensors: Unwrapped.
+        name: Of the file, for the error.
+        kind: From `detect_kind`.
+
+    Raises:
+        UnsupportedCheckpointError: Something is missing, left over or of another shape.
+    """
+    if kind.id in CONTROLNEXT_KINDS:
+        check_module(shapes_of(control_part(tensors)), name)
+    if kind.id not in CTRLORA_KINDS:
+        return
+    own = control_tensors(tensors)
+    if kind.id == "ctrlora_lora":
+        read_condition(own, _shapes_behind(own), name)
+        return
+    base = base_tensors(own)
+    config = check_base(base, name)
+    names = condition_names(own)
+    for condition in ("", *names):
+        read_condition(own, shapes_of(base), name, condition, linear_names(config) if names else None)
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """The short name of a type."""
+    return TYPE_NAMES.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def to_lines(file: FileDescription) -> list[str]:
+    """A description as plain text, one fact a line."""
+    families = " or ".join(FAMILY_NAMES[family] for family in file.families) or "unknown"
+    parts = [f"  {part.title}: {part.parameters:,} in {part.tensors}" for part in file.parts if len(file.parts) > 1]
+    facts = {
+        "Variant": " or ".join(file.variants),
+        "Generation": str(file.generation or ""),
+        "Rank": " and ".join(map(str, file.ranks)),
+        "Conditions": ", ".join(file.conditions),
+        "Parameters": f"{file.parameters:,} in {_count(file.tensors, 'tensor')}",
+    }
+    return [
+        f"{file.name} is {file.kind.title if file.kind else 'of an unknown kind'}.",
+        file.advice,
+        *([f"Problem: {file.problem}"] if file.problem else []),
+        f"Family: {families}",
+        *(f"{title}: {fact}" for title, fact in facts.items() if fact),
+        *parts,
+        f"Type: {', '.join(file.types)}",
+        f"Size: {file.size / 1e6:,.1f} MB ({_count(file.size, 'byte')})",
+        *(["Metadata:"] if file.metadata else []),
+        *(f"  {_shortened(key)}: {_shortened(value)}" for key, value in sorted(file.metadata.items())),
+    ]
+
+
+def _variants(module: Shapes, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    kind = detect_kind(module)
+    if kind is None or kind.id not in MODULE_KINDS:
+        return ()
+    variants = possible_variants(kind)
+    said = metadata.get("nextcontrol.variant")
+    return (said,) if said in variants else variants
+
+
+def _families(kind: str, shapes: Shapes, variants: Iterable[str]) -> tuple[Family, ...]:
+    found = tuple(dict.fromkeys(INJECTIONS[variant].family for variant in variants))
+    if found or kind in _BY_NAME:
+        return found or (_BY_NAME[kind],)
+    if not any(re.search(r"(down_blocks|input_blocks)\.", key) for key in shapes):
+        return ()
+    family = detect_unet_family(shapes)
+    return (family,) if family else ()
+
+
+def _parts(shapes: Shapes, is_ctrlora: bool) -> tuple[Part, ...]:
+    has_prefix = any(key.startswith(PREFIX) for key in shapes)
+    counts = {title: [0, 0] for title in _ORDER}
+    for key, shape in shapes.items():
+        title = next((title for prefix, title in _PARTS.items() if key.startswith(prefix)), "rest")
+        if is_ctrlora and key.startswith(PREFIX) == has_prefix:
+            title = _ctrlora_part(key)
+        counts[title][0] += 1
+        counts[title][1] += torch.Size(shape).numel()
+    return tuple(Part(title, *count) for title, count in counts.items() if count[0])
+
+
+def _ctrlora_part(key: str) -> str:
+    if LORA in key or "loras_dict." in key:
+        return "LoRA"
+    if is_replaced(key):
+        return "norms" if "norm" in key else "zero convolutions"
+    return "body"
+
+
+def _problem(tensors: Mapping[str, Tensor], name: str, kind: Kind | None) -> str:
+    if kind is None:
+        return ""  # the advice has said it
+    try:
+        check_file(tensors, name, kind)
+    except UnsupportedCheckpointError as error:
+        return str(error)
+    return ""
+
+
+def _shapes_behind(condition: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a base that a condition fits, as far as the condition tells."""
+    shapes = shapes_of(condition)
+    down, up, weight = f"{LORA}down.weight", f"{LORA}up.weight", ".weight"
+    for key, shape in list(shapes.items()):
+        other = shapes.get(key.replace(up, down), ())
+        if key.endswith(up) and len(shape) == len(other) == 2:
+            shapes[key.replace(up, weight)] = (shape[0], other[1])
+    return shapes
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _shortened(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= LONGEST else f"{flat[:LONGEST]}… ({len(text):,} characters)"
