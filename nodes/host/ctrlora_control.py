@@ -128,7 +128,7 @@ class CtrLoRAControl(ControlBase):
         for member, plan in zip(active, plans, strict=True):
             total = _add(total, member._residuals(plan, results))
         assert total is not None
-        return _join({"input": [], "middle": total[-1:], "output": total[:-1]}, before)  # type: ignore[dict-item, arg-type]
+        return _join({"input": [], "middle": total[-1:], "output": total[:-1]}, before)  # type: ignore[dict-item]
 
     # What happens in between
 
@@ -178,7 +178,7 @@ class CtrLoRAControl(ControlBase):
         first = {digest: index for index, digest in reversed(list(enumerate(digests)))}
         own = (self.identity, self.lora_strength, self._dtype, self._heads)
         return [
-            Row(self, hint, time, first[digest], (*own, self._hints.digest(hint), time, digest))
+            Row(self, hint, time, first[digest], (*own, self._hints.digest(hint, size), time, digest))
             for hint, time, digest in zip(hints, times, digests, strict=True)
         ]
 
@@ -203,17 +203,17 @@ class CtrLoRAControl(ControlBase):
         per_pass = max(1, PIXELS_PER_PASS // (size.height * size.width * LATENT_SCALE**2))
         for start in range(0, len(missing), per_pass):
             part = missing[start : start + per_pass]
-            controls = self._run(part, text, device)
+            controls = self._run(part, text, size, device)
             for index, row in enumerate(part):
                 results[row.key] = [control[index : index + 1] for control in controls]
                 self.base.cache.put(row.key, results[row.key])
         self._recent = results
         return results
 
-    def _run(self, rows: list[Row], text: Tensor, device: torch.device) -> list[Tensor]:
+    def _run(self, rows: list[Row], text: Tensor, size: Size, device: torch.device) -> list[Tensor]:
         """One pass of the base over rows of one or several conditions."""
         scale = self._model.latent_format.process_in
-        latents = [row.member._hints.latent(row.hint) for row in rows]  # type: ignore[union-attr]
+        latents = [row.member._hints.latent(row.hint, size) for row in rows]  # type: ignore[union-attr]
         groups = [
             Group(None if member.condition is None else member.condition.model, member.lora_strength, len(list(part)))
             for member, part in itertools.groupby(row.member for row in rows)

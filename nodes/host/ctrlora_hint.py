@@ -28,21 +28,18 @@ class Posterior:
 
 @dataclass(eq=False)
 class HintLatents:
-    """The hints of one control, encoded once for each size."""
+    """The hints of one control, encoded once for each size; prompts of several areas take turns with theirs."""
 
     frames: Tensor
     """(N, H, W, 3), RGB in [0, 1]."""
     vae: Any
     posterior: Posterior
-    _size: Size | None = None
-    _latents: dict[int, Tensor] = field(default_factory=dict)
-    _digests: dict[int, bytes] = field(default_factory=dict)
+    _latents: dict[tuple[Size, int], Tensor] = field(default_factory=dict)
+    _digests: dict[tuple[Size, int], bytes] = field(default_factory=dict)
 
     def encode(self, hints: Sequence[int], size: Size) -> None:
         """Make sure that these hints are encoded at a latent's size; the rest of the run's models are loaded again after."""
-        if size != self._size:
-            self._size, self._latents, self._digests = size, {}, {}
-        missing = [hint for hint in dict.fromkeys(hints) if hint not in self._latents]
+        missing = [hint for hint in dict.fromkeys(hints) if (size, hint) not in self._latents]
         if not missing:
             return
         loaded = comfy.model_management.loaded_models(only_currently_used=True)
@@ -58,16 +55,17 @@ class HintLatents:
                 "connect the VAE of an SD1.5 checkpoint."
             )
         for hint, latent in zip(missing, latents.split(1), strict=True):
-            self._latents[hint] = latent
-            self._digests[hint] = hashlib.blake2b(latent.contiguous().cpu().float().numpy().tobytes(), digest_size=16).digest()
+            content = latent.contiguous().cpu().float().numpy().tobytes()
+            self._latents[size, hint] = latent
+            self._digests[size, hint] = hashlib.blake2b(content, digest_size=16).digest()
 
-    def latent(self, hint: int) -> Tensor:
+    def latent(self, hint: int, size: Size) -> Tensor:
         """(1, 4, h, w), not yet scaled."""
-        return self._latents[hint]
+        return self._latents[size, hint]
 
-    def digest(self, hint: int) -> bytes:
+    def digest(self, hint: int, size: Size) -> bytes:
         """Identifies the latent's content."""
-        return self._digests[hint]
+        return self._digests[size, hint]
 
     def _sample(self, pixels: Tensor, hints: list[int]) -> Tensor:
         """A sample of the posterior; the noise is a function of the seed and the hint's number, on any device."""

@@ -11,7 +11,7 @@ import comfy.ops
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ...models.adapted import Condition
+from ...models.adapted import LORA
 from ...models.ctrlora import CtrLoRA, CtrLoRAConfig
 from ...models.ctrlora_file import (
     base_tensors,
@@ -46,7 +46,7 @@ class CtrLoRABase:
     config: CtrLoRAConfig
     shapes: dict[str, tuple[int, ...]]
     network: ModelPatcher
-    embedded: Condition | None
+    embedded: ModelPatcher | None
     """The LoRA that lies in the base's own file, if it was asked for."""
     cache: ResultCache
 
@@ -75,10 +75,11 @@ def load_base(base_file: str, use_embedded_lora: bool, cache_megabytes: int) -> 
     shapes = shapes_of(own)
     embedded = None
     if use_embedded_lora:
-        embedded = read_condition(tensors, shapes, base_file)
-        if not embedded.layers:
+        own_lora = read_condition(tensors, shapes, base_file)
+        if not own_lora.layers:
             raise ValueError(f"'{base_file}' has no LoRA of its own: switch embedded_lora off.")
-        check_finite(embedded.tensors(), base_file)
+        check_finite(own_lora.tensors(), base_file)
+        embedded = manage(own_lora)
     network = CtrLoRA(config, comfy.ops.manual_cast, device="meta")
     network.load_state_dict(_to_host_type(own), strict=True, assign=True)
     logger.info("'%s': CtrLoRA base, %d parameters", base_file, sum(tensor.numel() for tensor in own.values()))
@@ -105,37 +106,37 @@ def load_condition(base: CtrLoRABase, lora_file: str, condition: str) -> tuple[M
         ValueError: The file has several conditions and none of that name.
     """
     if lora_file == NO_FILE:
-        found, source = base.embedded, (base.source, base.embedded is not None)
-    else:
-        kind, tensors = _read(lora_file, CONDITION_KINDS, "a CtrLoRA LoRA")
-        names = condition_names(tensors)
-        if names and condition not in names:
-            raise ValueError(
-                f"'{lora_file}' holds {len(names)} conditions and condition is '{condition}': "
-                f"set it to one of {', '.join(names)}."
-            )
-        found = read_condition(
-            tensors, base.shapes, lora_file, condition if names else "", linear_names(base.config) if names else None
+        return base.embedded, (base.source, base.embedded is not None)
+    kind, tensors = _read(lora_file, CONDITION_KINDS, "a CtrLoRA LoRA")
+    _check_choice(lora_file, condition, condition_names(tensors))
+    layers = linear_names(base.config) if condition else None
+    found = read_condition(tensors, base.shapes, lora_file, condition, layers)
+    if fingerprint(lora_file, CTRLORA_FOLDERS) == base.source and kind == "ctrlora_base" and found.layers:
+        raise UnsupportedCheckpointError(
+            f"'{lora_file}' is the base itself, and its LoRA may be a left-over: choose a condition as lora_file, or none "
+            "with embedded_lora switched on in 'Load CtrLoRA Base'."
         )
-        if fingerprint(lora_file, CTRLORA_FOLDERS) == base.source and kind == "ctrlora_base" and found.layers:
-            raise UnsupportedCheckpointError(
-                f"'{lora_file}' is the base itself, and its LoRA may be a left-over: choose a condition as lora_file, or none "
-                "with embedded_lora switched on in 'Load CtrLoRA Base'."
-            )
-        if not found.layers:
-            raise UnsupportedCheckpointError(
-                f"'{lora_file}' has no LoRA in it, it is a CtrLoRA Base ControlNet: load it with 'Load CtrLoRA Base' and set "
-                "lora_file to none."
-            )
-        check_finite(found.tensors(), lora_file)
-        if missing := [key for key in base.shapes if is_replaced(key) and key not in found.keys]:
-            logger.warning("'%s' lacks %d tensors such as '%s': the base's are used", lora_file, len(missing), missing[0])
-        source = (base.source, fingerprint(lora_file, CTRLORA_FOLDERS), condition)
-    if found is None:
-        return None, source
-    ranks = sorted({len(down) for down, _ in map(found.lora, sorted(found.layers))})  # type: ignore[misc, arg-type]
+    if not found.layers:
+        raise UnsupportedCheckpointError(
+            f"'{lora_file}' has no LoRA in it, it is a CtrLoRA Base ControlNet: load it with 'Load CtrLoRA Base' and set "
+            "lora_file to none."
+        )
+    check_finite(found.tensors(), lora_file)
+    if missing := [key for key in base.shapes if is_replaced(key) and key not in found.keys]:
+        logger.warning("'%s' lacks %d tensors such as '%s': the base's are used", lora_file, len(missing), missing[0])
+    ranks = sorted({len(found.tensor(f"{name}{LORA}down.weight")) for name in found.layers})
     logger.info("'%s': CtrLoRA LoRA of rank %s on %d layers", lora_file, "/".join(map(str, ranks)), len(found.layers))
-    return manage(found), source
+    return manage(found), (base.source, fingerprint(lora_file, CTRLORA_FOLDERS), condition)
+
+
+def _check_choice(lora_file: str, condition: str, names: list[str]) -> None:
+    """A pretraining checkpoint needs the name of one of its conditions, every other file none."""
+    if names and condition not in names:
+        raise ValueError(
+            f"'{lora_file}' holds {len(names)} conditions and condition is '{condition}': set it to one of {', '.join(names)}."
+        )
+    if condition and not names:
+        raise ValueError(f"'{lora_file}' holds one condition and condition is '{condition}': leave it empty.")
 
 
 def _read(name: str, kinds: tuple[str, ...], wanted: str) -> tuple[str, dict[str, Tensor]]:

@@ -53,7 +53,7 @@ def picture(count=1, height=64, width=96):
 def latents(frames, posterior=None, size=SIZE, hints=(0,)):
     encoded = HintLatents(frames, vae(), posterior or Posterior())
     encoded.encode(hints, size)
-    return torch.cat([encoded.latent(hint) for hint in hints])
+    return torch.cat([encoded.latent(hint, size) for hint in hints])
 
 
 def test_the_encoder_is_given_the_picture_as_it_is_in_0_to_1(seen):
@@ -110,6 +110,8 @@ def test_each_hint_is_encoded_once_for_a_size(seen, base_folder):
     assert [len(batch) for batch in seen] == [1, 2]
     run_control(control, model, text, sigma, size=(4, 4))
     assert [batch.shape[-1] for batch in seen] == [96, 96, 32]
+    run_control(control, model, text, sigma)  # the first size is still there, as regional prompts need it
+    assert len(seen) == 3
     copy = control.copy()
     assert copy._hints is None
     assert copy.base is control.base
