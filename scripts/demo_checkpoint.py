@@ -1,4 +1,4 @@
-"""Weights for the demo and the tests: a small SD1.5 checkpoint and a ControlNeXt for it, random but always the same.
+"""Weights for the demo and the tests: a small SD1.5 checkpoint, a ControlNeXt and CtrLoRAs for it, random but always the same.
 
     HOST_PYTHON scripts/demo_checkpoint.py COMFYUI_FOLDER RESULT_FOLDER
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from host import Host
     from torch import Tensor
@@ -24,11 +24,20 @@ if TYPE_CHECKING:
     Shapes = Iterable[tuple[str, Tensor]]
 
 ROOT = Path(__file__).resolve().parent.parent
-# Where the files lie below models/, under the names that workflows/controlnext_sd15_canny.json asks for.
+# Where the files lie below models/, under the names that the workflows ask for.
 CHECKPOINT = "checkpoints/v1-5-pruned-emaonly-fp16.safetensors"
 CONTROL = "controlnext/controlnext-sd15/controlnet.safetensors"
 UNET = "controlnext/controlnext-sd15/unet.safetensors"
+CTRLORA_BASE = "ctrlora/ctrlora_sd15_basecn700k.ckpt"
+CTRLORA_CANNY = "ctrlora/ctrlora_sd15_basecn700k_canny_rank128.ckpt"
+CTRLORA_PALETTE = "ctrlora/ctrlora_sd15_basecn700k_palette_rank128_520kimgs_800ksteps.ckpt"
+CTRLORA_LINEART = "ctrlora/ctrlora_sd15_basecn700k_lineart_rank128_100kimgs_100ksteps.ckpt"
+CTRLORAS = (CTRLORA_CANNY, CTRLORA_PALETTE, CTRLORA_LINEART)
+FILES = (CHECKPOINT, CONTROL, UNET, CTRLORA_BASE, *CTRLORAS)
 SEED = 2408_06070
+RANK = 8
+"""Of the CtrLoRAs, whatever their names say."""
+PACKAGE = "demo_models"
 REST = 0.7
 """How much of the picture comes from the UNet's random part."""
 # The widths that make ComfyUI recognise SD1.5 (320 channels, text of 768), and as few blocks as it takes.
@@ -40,7 +49,7 @@ UNET_CONFIG = {
 
 
 def demo_models(host: Host) -> Path:
-    """A folder to be used as models/, from the cache; `CHECKPOINT`, `CONTROL` and `UNET` are in it.
+    """A folder to be used as models/, from the cache; `FILES` are in it.
 
     Returns:
         The folder, made on the first call.
@@ -51,7 +60,7 @@ def demo_models(host: Host) -> Path:
     from provide import SetupError, provide, say
 
     def build(folder: Path) -> None:
-        say("Making random weights for the demo, once: 0.3 GB.")
+        say("Making random weights for the demo, once: 0.4 GB.")
         command = [str(host.python), "-B", str(Path(__file__).resolve()), str(host.comfyui), str(folder)]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         if answer.returncode:
@@ -61,7 +70,7 @@ def demo_models(host: Host) -> Path:
 
     # Whoever changes this file changes the weights.
     recipe: dict[str, object] = {"source": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}
-    return provide("demo", recipe, build, [CHECKPOINT, CONTROL, UNET])
+    return provide("demo", recipe, build, FILES)
 
 
 def link_file(path: Path, target: Path) -> None:
@@ -161,8 +170,8 @@ def plain_vae() -> dict[str, Tensor]:
     return vae
 
 
-def random_checkpoint() -> dict[str, Tensor]:
-    """UNet, text encoder and VAE as one SD1.5 checkpoint."""
+def random_checkpoint(unet: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A UNet, text encoder and VAE as one SD1.5 checkpoint."""
     import json
 
     import comfy.sd1_clip
@@ -172,19 +181,26 @@ def random_checkpoint() -> dict[str, Tensor]:
 
     config = json.loads((Path(comfy.sd1_clip.__file__).parent / "sd1_clip_config.json").read_text(encoding="utf-8"))
     text = random_weights(CLIPTextModel(config, torch.float16, "meta", disable_weight_init).state_dict().items(), SEED + 1)
-    checkpoint = {f"model.diffusion_model.{name}": weight for name, weight in random_unet().items()}
+    checkpoint = {f"model.diffusion_model.{name}": weight for name, weight in unet.items()}
     checkpoint |= {f"cond_stage_model.transformer.{name}": weight for name, weight in text.items()}
     return checkpoint | {f"first_stage_model.{name}": weight for name, weight in plain_vae().items()}
 
 
+def pack_module(name: str) -> Any:
+    """One of the pack's models/, without the pack: under a name that no module of ComfyUI has."""
+    if PACKAGE not in sys.modules:
+        folder = ROOT / "models"
+        spec = importlib.util.spec_from_file_location(PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)])
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[PACKAGE])
+    return importlib.import_module(f"{PACKAGE}.{name}")
+
+
 def random_control() -> dict[str, Tensor]:
     """A ControlNeXt module in the published sizes."""
-    spec = importlib.util.spec_from_file_location("demo_controlnext", ROOT / "models" / "controlnext.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    module = pack_module("controlnext")
     network = module.ControlNeXt(module.GENERATIONS[2], device="meta")
     return {name: weight.float() for name, weight in random_weights(network.state_dict().items(), SEED + 3).items()}
 
@@ -197,21 +213,63 @@ def tuned_unet_weights(checkpoint: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): weight + 0.1 * steps[name] * (weight.ndim > 1) for name, weight in names.items()}
 
 
+def random_base(unet: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A CtrLoRA Base ControlNet that fits a UNet: its encoder blocks, with zero convolutions that are not zero.
+
+    Args:
+        unet: Of which only the shapes are used.
+
+    Returns:
+        The state dict, without the published prefix.
+    """
+    network = pack_module("ctrlora")
+    config = network.read_config({name: tuple(weight.shape) for name, weight in unet.items()})
+    return random_weights(network.CtrLoRA(config, device="meta").state_dict().items(), SEED + 5)
+
+
+def random_condition(base: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """A CtrLoRA for a base: LoRA on every linear layer, zero convolutions and norms.
+
+    Args:
+        base: From `random_base`.
+        seed: Of the weights.
+
+    Returns:
+        The state dict, without the published prefix.
+    """
+    import torch
+
+    file = pack_module("ctrlora_file")
+    linear = file.linear_names(pack_module("ctrlora").read_config({name: tuple(weight.shape) for name, weight in base.items()}))
+    shapes = {name: weight for name, weight in base.items() if file.is_replaced(name)}
+    for name in linear:
+        width_out, width_in = base[f"{name}.weight"].shape
+        shapes[f"{name}.lora_layer.down.weight"] = torch.empty(RANK, width_in, device="meta")
+        shapes[f"{name}.lora_layer.up.weight"] = torch.empty(width_out, RANK, device="meta")
+    return random_weights(shapes.items(), seed)
+
+
 def main(comfyui: str, folder: str) -> None:
-    """Write the three files."""
+    """Write the files."""
     sys.path.insert(0, comfyui)
     from comfy.cli_args import args
 
     args.cpu = True
+    import torch
     from safetensors.torch import save_file
 
-    save: Callable[..., None] = save_file
-    checkpoint = random_checkpoint()
-    files = {CHECKPOINT: checkpoint, CONTROL: random_control(), UNET: tuned_unet_weights(checkpoint)}
+    unet = random_unet()
+    checkpoint = random_checkpoint(unet)
+    base = random_base(unet)
+    files = {CHECKPOINT: checkpoint, CONTROL: random_control(), UNET: tuned_unet_weights(checkpoint), CTRLORA_BASE: base}
+    files |= {name: random_condition(base, SEED + 6 + i) for i, name in enumerate(CTRLORAS)}
     for name, tensors in files.items():
         path = Path(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save(tensors, path)
+        if path.suffix == ".ckpt":
+            torch.save({f"control_model.{key}": tensor for key, tensor in tensors.items()}, path)
+        else:
+            save_file(tensors, path)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from demo_checkpoint import CHECKPOINT, CONTROL, UNET, demo_models, link_file
+from demo_checkpoint import FILES, demo_models, link_file
 from demo_job import set_inputs
 from host_server import Server
 
@@ -17,28 +17,32 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ROOT / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 SD15 = "controlnext_sd15_canny"
-# Files that are only asked for, never read to the end; the SD1.5 workflow gets real ones.
-PLACEHOLDERS = (
-    "checkpoints/sd_xl_base_1.0.safetensors",
-    "checkpoints/svd_xt_1_1.safetensors",
-    "controlnext/controlnext-sdxl-anime-canny/controlnet.safetensors",
-    "controlnext/controlnext-sdxl-anime-canny/unet.safetensors",
-    "controlnext/controlnext-svd-v2/controlnext-svd_v2-controlnet-fp16.safetensors",
-    "controlnext/controlnext-svd-v2/controlnext-svd_v2-unet-fp16.safetensors",
-)
+CTRLORA = "ctrlora_single"
+# Where the files that a node is set to lie below models/.
+FOLDERS = {
+    "CheckpointLoaderSimple": "checkpoints",
+    "ImageOnlyCheckpointLoader": "checkpoints",
+    "NextControlLoadControlNeXt": "controlnext",
+    "NextControlLoadCtrLoRABase": "ctrlora",
+    "NextControlLoadCtrLoRA": "ctrlora",
+    "ControlNetLoader": "controlnet",
+}
+WEIGHTS = (".safetensors", ".ckpt")
 JOB_SECONDS = 120.0
 
 
 def fill(server: Server) -> None:
-    """Give a server every file that the workflows ask for."""
+    """Give a server every file that the workflows ask for: real ones where the demo has them, empty ones else."""
     models = demo_models(server.host)
-    for name in (CHECKPOINT, CONTROL, UNET):
+    for name in FILES:
         link_file(models / name, server.base / "models" / name)
-    for name in PLACEHOLDERS:
-        path = server.base / "models" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    server.upload_image(ROOT / "demo" / "astronaut.png")
+    for name in NAMES:
+        for file in model_files(api_workflow(name)) - set(FILES):
+            path = server.base / "models" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    for picture in (ROOT / "demo").glob("*.png"):
+        server.upload_image(picture)
     write_video(server.base / "input" / "pose_frames.mp4")
 
 
@@ -60,12 +64,39 @@ def api_workflow(name: str) -> dict[str, dict[str, Any]]:
     return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def small_graph(**changes: Any) -> dict[str, dict[str, Any]]:
-    """The SD1.5 workflow at a size that takes two seconds; `changes` by the names of inputs."""
-    graph = copy.deepcopy(api_workflow(SD15))
-    for name, value in ({"resolution": 128, "steps": 2} | changes).items():
+def model_files(graph: dict[str, dict[str, Any]]) -> set[str]:
+    """The weights that a workflow loads, as paths below models/."""
+    return {
+        f"{FOLDERS[node['class_type']]}/{value}"
+        for node in graph.values()
+        for value in node["inputs"].values()
+        if str(value).endswith(WEIGHTS)
+    }
+
+
+def small_graph(workflow: str = SD15, **changes: Any) -> dict[str, dict[str, Any]]:
+    """A workflow at a size that takes two seconds; `changes` by the names of inputs."""
+    graph = copy.deepcopy(api_workflow(workflow))
+    has_hint = any("resolution" in node["inputs"] for node in graph.values())
+    size = {"resolution": 128} if has_hint else {"width": 128, "height": 128}
+    for name, value in ({**size, "steps": 2} | changes).items():
         assert set_inputs(graph, name, value), name
     return graph
+
+
+def node_of(graph: dict[str, dict[str, Any]], kind: str) -> dict[str, Any]:
+    """The inputs of the only node of a class."""
+    (inputs,) = (node["inputs"] for node in graph.values() if node["class_type"] == kind)
+    return inputs
+
+
+def failure(server: Server, graph: dict[str, dict[str, Any]]) -> tuple[str, str]:
+    """The class of the node that ends a workflow, and the one sentence that it says."""
+    entry = run(server, graph)
+    (error,) = (data for kind, data in entry["status"]["messages"] if kind == "execution_error")
+    text = error["exception_message"].strip()
+    assert "\n" not in text
+    return error["node_type"], text
 
 
 def run(server: Server, graph: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from real_server import NAMES, WORKFLOWS
+from real_server import NAMES, WEIGHTS, WORKFLOWS, api_workflow, model_files
 
 TITLE = 30
 
@@ -22,20 +22,38 @@ def workflow(name: str) -> dict[str, Any]:
     return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def test_there_are_three_and_each_has_a_twin_for_the_api():
-    assert NAMES == ["controlnext_sd15_canny", "controlnext_sdxl_canny", "controlnext_svd_pose_frames"]
+def test_there_are_six_and_each_has_a_twin_for_the_api():
+    controlnext = ["controlnext_sd15_canny", "controlnext_sdxl_canny", "controlnext_svd_pose_frames"]
+    assert [*controlnext, "ctrlora_single", "ctrlora_two_conditions", "ctrlora_with_native_controlnet"] == NAMES
     assert sorted(path.stem for path in (WORKFLOWS / "api").iterdir()) == NAMES
 
 
 def test_a_note_names_every_file_that_the_workflow_loads(workflow):
     (note,) = (node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
     loaders = [node for node in workflow["nodes"] if "Load" in node["type"] and node["type"] != "LoadImage"]
-    files = [value for node in loaders for value in node["widgets_values"] if str(value).endswith((".safetensors", ".mp4"))]
+    files = [value for node in loaders for value in node["widgets_values"] if str(value).endswith((*WEIGHTS, ".mp4"))]
     assert len(files) >= 3
     for file in files:
         folder, _, base = file.rpartition("/")
         assert f"`{base}`" in note
         assert folder in note
+
+
+def test_the_note_says_which_folder_each_file_goes_into(name, workflow):
+    (note,) = (node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
+    for file in model_files(api_workflow(name)):
+        folder, _, base = file.rpartition("/")
+        row = next(line for line in note.splitlines() if line.startswith("|") and f"`{base}`" in line)
+        assert f"`models/{folder}`" in row
+
+
+def test_every_ctrlora_is_applied_with_a_vae(workflow):
+    kinds = {node["id"]: node["type"] for node in workflow["nodes"]}
+    sources = {link: kinds[node] for link, node, *_ in workflow["links"]}
+    for node in workflow["nodes"]:
+        if node["type"] == "ControlNetApplyAdvanced":
+            links = {socket["name"]: socket["link"] for socket in node["inputs"]}
+            assert sources[links["vae"]] == "CheckpointLoaderSimple"
 
 
 def test_file_names_have_forward_slashes_and_nothing_is_downloaded(workflow):

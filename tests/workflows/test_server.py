@@ -6,9 +6,15 @@ import pytest
 from demo_checkpoint import CONTROL, UNET
 from demo_job import run_job
 from host_client import HttpError, ServerError
-from real_server import NAMES, WORKFLOWS, api_workflow, cancel, pixels, run, small_graph, wait
+from real_server import NAMES, WORKFLOWS, api_workflow, cancel, failure, pixels, small_graph, wait
 
-NODES = ("NextControlLoadControlNeXt", "NextControlApplyControlNeXt", "NextControlCanny")
+NODES = (
+    "NextControlLoadControlNeXt",
+    "NextControlApplyControlNeXt",
+    "NextControlCanny",
+    "NextControlLoadCtrLoRABase",
+    "NextControlLoadCtrLoRA",
+)
 
 
 def test_the_server_has_our_nodes_and_no_failed_import(server):
@@ -70,20 +76,16 @@ def test_a_missing_file_is_named_before_anything_runs(server):
 
 
 def test_a_file_of_another_kind_is_one_sentence(server):
-    entry = run(server, small_graph(control_file=UNET.partition("/")[2]))
-    (error,) = (data for kind, data in entry["status"]["messages"] if kind == "execution_error")
-    assert error["node_type"] == "NextControlLoadControlNeXt"
-    text = error["exception_message"].strip()
+    node, text = failure(server, small_graph(control_file=UNET.partition("/")[2]))
+    assert node == "NextControlLoadControlNeXt"
     assert "is a set of fine-tuned UNet weights, not a ControlNeXt module" in text
-    assert "\n" not in text
 
 
 def test_a_cut_off_file_is_one_sentence(server):
     whole = server.base / "models" / CONTROL
     (whole.parent / "cut.safetensors").write_bytes(whole.read_bytes()[:100_000])
-    entry = run(server, small_graph(control_file="controlnext-sd15/cut.safetensors"))
-    (error,) = (data for kind, data in entry["status"]["messages"] if kind == "execution_error")
-    assert "cut short or damaged" in error["exception_message"]
+    _, text = failure(server, small_graph(control_file="controlnext-sd15/cut.safetensors"))
+    assert "cut short or damaged" in text
 
 
 def test_the_demo_shows_progress_and_passes_on_what_a_node_says(server, capsys):
