@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -287,6 +288,10 @@ def test_all_types_and_shapes_survive_the_writer(tmp_path):
     assert all(found[key].dtype == tensor.dtype and found[key].shape == tensor.shape for key, tensor in tensors.items())
     assert all(torch.equal(found[key].float(), tensor.float()) for key, tensor in tensors.items())
     assert metadata_of(path) == {"a": "é"}
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    header = json.loads(path.read_bytes()[8 : 8 + length])
+    assert length % 8 == 0
+    assert all(header[key]["data_offsets"][0] % tensor.element_size() == 0 for key, tensor in tensors.items())
 
 
 def test_metadata_says_what_the_file_is_and_keeps_what_was_said(models, run_convert):
@@ -396,6 +401,13 @@ def test_nothing_is_ever_overwritten(models, run_convert):
     itself = put(models, "itself.safetensors", narrow_module())
     with pytest.raises(ValueError, match="is there already"):
         run_convert(itself)
+
+
+def test_a_name_that_is_taken_is_seen_before_anything_is_written(models, run_convert, monkeypatch):
+    name = run_convert(put(models, "early.bin", narrow_module()))
+    monkeypatch.setattr(convert, "_write", lambda *_: pytest.fail("has begun to write"))
+    with pytest.raises(ValueError, match="is there already"):
+        run_convert("early.bin", name=name)
 
 
 def test_a_file_that_appears_meanwhile_is_not_overwritten(models, run_convert, monkeypatch):
