@@ -32,13 +32,12 @@ from .detect import (
     detect_unet_family,
     possible_variants,
 )
-from .injection import INJECTIONS, Family
+from .injection import FAMILY_TITLES, INJECTIONS, Family
 from .state_dict import control_part, shapes_of
 
 CTRLORA_BASES = ("ctrlora_base", "ctrlora_checkpoint", "ctrlora_pretraining")
 CTRLORA_KINDS = ("ctrlora_lora", *CTRLORA_BASES)
 CONTROLNEXT_KINDS = (*MODULE_KINDS, "bundle")
-FAMILY_NAMES: dict[Family, str] = {"sd15": "SD1.5", "sdxl": "SDXL", "svd": "SVD"}
 TYPE_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 LONGEST = 200
 """Characters of a metadata value that are shown; some trainers put whole pictures there."""
@@ -179,7 +178,7 @@ def type_name(dtype: torch.dtype) -> str:
 
 def to_lines(file: FileDescription) -> list[str]:
     """A description as plain text, one fact a line."""
-    families = " or ".join(FAMILY_NAMES[family] for family in file.families) or "unknown"
+    families = " or ".join(FAMILY_TITLES[family] for family in file.families) or "unknown"
     parts = [f"  {part.title}: {part.parameters:,} in {part.tensors}" for part in file.parts if len(file.parts) > 1]
     facts = {
         "Variant": " or ".join(file.variants),

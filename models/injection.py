@@ -18,6 +18,8 @@ Family = Literal["sd15", "sdxl", "svd"]
 Site = Literal["after_conv_in", "after_conv_in_and_skip", "after_down0", "before_mid", "after_mid"]
 Uncond = Literal["auto", "on", "off"]
 
+FAMILY_TITLES: dict[Family, str] = {"sd15": "SD1.5", "sdxl": "SDXL", "svd": "SVD"}
+
 # Source: ControlNeXt-SVD/models/unet_spatio_temporal_condition_controlnext.py, the scale passes through sigmoid * 1.3.
 SVD_V1_GAIN = 1.3
 # Source: ControlNeXt-SVD-v2/models/unet_spatio_temporal_condition_controlnext.py, a literal 0.2.

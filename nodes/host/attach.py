@@ -6,12 +6,12 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
-from ...models.injection import INJECTIONS, Uncond
+from ...models.injection import FAMILY_TITLES, INJECTIONS, Uncond
 from .control_patch import ControlNeXtPatch
 from .controlnext_file import ControlNeXtFile
 from .hints import check_image, to_masks
 from .layout import note_areas
-from .unet_structure import FAMILY_TITLES, family_of, find_place
+from .unet_structure import family_of, find_place
 from .unet_weights import add_unet_weights
 
 NETWORKS = "nextcontrol"

@@ -21,11 +21,10 @@ from ...models.detect import (
     detect_unet_family,
     possible_variants,
 )
-from ...models.injection import INJECTIONS, Family, Injection
+from ...models.injection import FAMILY_TITLES, INJECTIONS, Family, Injection
 from ...models.state_dict import control_part, shapes_of, unet_part
 from .files import check_finite, read_file
 from .folders import CONTROLNEXT_FOLDERS, UNET_FOLDERS, find_file, fingerprint
-from .unet_structure import FAMILY_TITLES
 from .unet_weights import UNetWeights
 
 logger = logging.getLogger("nextcontrol")

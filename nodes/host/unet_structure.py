@@ -8,9 +8,8 @@ from typing import Any
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel
 from comfy.model_patcher import ModelPatcher
 
-from ...models.injection import Family, Site
+from ...models.injection import FAMILY_TITLES, Family, Site
 
-FAMILY_TITLES: dict[Family, str] = {"sd15": "SD1.5", "sdxl": "SDXL", "svd": "SVD"}
 _TEXT_WIDTHS: dict[int, Family] = {768: "sd15", 2048: "sdxl"}
 
 

@@ -11,10 +11,10 @@ import comfy.utils
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...models.injection import Family
+from ...models.injection import FAMILY_TITLES, Family
 from ...models.unet_weights import Mode, compare
 from .unet_keys import to_host_keys
-from .unet_structure import FAMILY_TITLES, unet_config_of
+from .unet_structure import unet_config_of
 
 logger = logging.getLogger("nextcontrol")
 
