@@ -63,16 +63,21 @@ def attach_controlnext(
         return clone
     network = controlnext.network(injection)
     _add_network(clone, network)
-    patch = ControlNeXtPatch(network.model, injection, place, image, masks, strength, percents, uncond, controlnext.scale)
+    scale = controlnext.scale
+    _add_patch(clone, ControlNeXtPatch(network.model, injection, place, image, masks, strength, percents, uncond, scale))
+    return clone
+
+
+def _add_patch(clone: ModelPatcher, patch: ControlNeXtPatch) -> None:
+    """Hang a control's wrappers, callbacks and block patch on a model."""
     patch.set_range(clone)
     if not clone.get_wrappers(WrappersMP.CALC_COND_BATCH, NETWORKS):
         clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, NETWORKS, note_areas)
     clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, patch.key, patch.diffusion_model)
     clone.add_callback_with_key(CallbacksMP.ON_PRE_RUN, patch.key, patch.on_pre_run)
     clone.add_callback_with_key(CallbacksMP.ON_CLEANUP, patch.key, patch.on_cleanup)
-    is_output = place.block[0] == "output"
-    clone.set_model_patch(patch.output_patch if is_output else patch.input_patch, place.hook)
-    return clone
+    is_output = patch.place.block[0] == "output"
+    clone.set_model_patch(patch.output_patch if is_output else patch.input_patch, patch.place.hook)
 
 
 def _add_network(clone: ModelPatcher, network: ModelPatcher) -> None:
