@@ -88,6 +88,7 @@ def measure_controlnext(steps: int) -> None:
 def measure_ctrlora(steps: int) -> None:
     """What CtrLoRA adds to a step, over what native ControlNets add to it; and the weights of both."""
     import torch
+    from nextcontrol.nodes.host.result_cache import ResultCache
 
     model, hint = build_model(), torch.rand(1, 512, 512, 3)
     base = build_base()
@@ -95,17 +96,7 @@ def measure_ctrlora(steps: int) -> None:
     ours = [build_condition(base, rank=128) for _ in range(4)]
     weights = [sum(p.nbytes for m in unique_networks(controls) for p in m.model.parameters()) for controls in (ours, natives)]
     print(f"weights of four conditions / of four native ControlNets: {weights[0] / weights[1]:.3f}", flush=True)
-    for title, batch, count in (("4 images, 1 condition", 4, 1), ("1 image, 4 conditions", 1, 4)):
-        base.cache.limit = 0
-        seconds = alternate(steps, {
-            "bare": guided_step(model.clone(), batch=batch),
-            "ours": guided_step(model.clone(), [give_hint(control, hint) for control in ours[:count]], batch),
-            "native": guided_step(model.clone(), [give_hint(control, hint) for control in natives[:count]], batch),
-        })  # fmt: skip
-        rounds = list(zip(seconds["ours"], seconds["native"], seconds["bare"], strict=True))
-        report(f"{title}: added by CtrLoRA / added by native", [(a - c) / (b - c) for a, b, c in rounds])
-        report(f"{title}: CtrLoRA / bare", [a / c for a, _, c in rounds])
-    base.cache.limit = 4 << 30
+    base.cache = ResultCache(4 << 30)
     control = [give_hint(ours[0], hint)]
     first = guided_step(model.clone(), control)
     for sigma in noise_levels(steps):
@@ -114,6 +105,16 @@ def measure_ctrlora(steps: int) -> None:
     report(
         "second seed with the cache: added / bare", [a / b - 1 for a, b in zip(seconds["ours"], seconds["bare"], strict=True)]
     )
+    base.cache = ResultCache(0)
+    for title, batch, count in (("1 image, 4 conditions", 1, 4), ("4 images, 1 condition", 4, 1)):
+        seconds = alternate(steps, {
+            "bare": guided_step(model.clone(), batch=batch),
+            "ours": guided_step(model.clone(), [give_hint(control, hint) for control in ours[:count]], batch),
+            "native": guided_step(model.clone(), [give_hint(control, hint) for control in natives[:count]], batch),
+        })  # fmt: skip
+        rounds = list(zip(seconds["ours"], seconds["native"], seconds["bare"], strict=True))
+        report(f"{title}: added by CtrLoRA / added by native", [(a - c) / (b - c) for a, b, c in rounds])
+        report(f"{title}: CtrLoRA / bare", [a / c for a, _, c in rounds])
 
 
 def alternate(steps: int, kinds: dict[str, Callable[[float], Any]]) -> dict[str, list[float]]:

@@ -35,7 +35,12 @@ if sys.platform == "win32":
     OWN_GROUP = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
 else:
     STOP = signal.SIGINT
-    OWN_GROUP = {"start_new_session": True}
+
+    def _hear_interrupts() -> None:
+        """In the server's process, before it runs: what a shell's background job ignores, its children ignore too."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    OWN_GROUP = {"start_new_session": True, "preexec_fn": _hear_interrupts}
 START_SECONDS = 180.0
 # Without these the page opens with the template dialog and asks to update.
 SETTINGS = {
@@ -207,7 +212,7 @@ def link_folder(link: Path, folder: Path) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    # Asked politely ComfyUI cleans up within 2 s; below a shell's background job it does not hear the question.
+    # Asked politely ComfyUI cleans up within 2 s.
     process.send_signal(STOP)
     try:
         process.wait(5)

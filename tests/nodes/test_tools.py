@@ -455,13 +455,13 @@ def test_a_cancelled_conversion_leaves_nothing_behind(models, run_convert, monke
     seen = []
 
     def update(bar, count):
-        seen.append(len(list((models / "controlnext" / "sub").iterdir())))
+        seen.append(len(list((models / "controlnext" / "cancelled").iterdir())))
         if len(seen) == 3:
             comfy.model_management.interrupt_current_processing()
 
     monkeypatch.setattr(comfy.utils.ProgressBar, "update", update)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        run_convert(source, name="sub/new")
+        run_convert(source, name="cancelled/new")
     assert seen == [1, 1, 1]
     assert files_in(models) == before
 
