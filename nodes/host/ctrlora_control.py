@@ -34,8 +34,8 @@ class Row(NamedTuple):
     time: float
     text: int
     """Row of the call's text."""
-    key: Hashable
-    """Identifies everything that the result depends on."""
+    key: tuple[Hashable, ...]
+    """Identifies everything that the result depends on; ends with the time and the text's digest."""
 
 
 class CtrLoRAControl(ControlBase):
@@ -58,7 +58,7 @@ class CtrLoRAControl(ControlBase):
         # Makes the host's Apply nodes hand over the VAE.
         self.latent_format = comfy.latent_formats.SD15()
         self._hints: HintLatents | None = None
-        self._recent: dict[Hashable, list[Tensor]] = {}
+        self._recent: dict[tuple[Hashable, ...], list[Tensor]] = {}
         self._model: Any = None
 
     # What the host calls
@@ -192,7 +192,9 @@ class CtrLoRAControl(ControlBase):
         heads = self._model.model_config.unet_config.get("num_heads", -1)
         return heads if heads > 0 else HEADS
 
-    def _evaluate(self, rows: list[Row], text: Tensor, size: Size, device: torch.device) -> dict[Hashable, list[Tensor]]:
+    def _evaluate(
+        self, rows: list[Row], text: Tensor, size: Size, device: torch.device
+    ) -> dict[tuple[Hashable, ...], list[Tensor]]:
         """The residuals of every distinct row: kept ones, and the rest in one batch."""
         distinct = {row.key: row for row in rows}
         results = {key: self._recent[key] for key in distinct if key in self._recent}
@@ -207,7 +209,9 @@ class CtrLoRAControl(ControlBase):
             for index, row in enumerate(part):
                 results[row.key] = [control[index : index + 1] for control in controls]
                 self.base.cache.put(row.key, results[row.key])
-        self._recent = results
+        # Prompts that the host evaluates one by one come back at the same level: keep all of its rows, drop other levels'.
+        times = {row.time for row in rows}
+        self._recent = {key: kept for key, kept in self._recent.items() if key[-2] in times} | results
         return results
 
     def _run(self, rows: list[Row], text: Tensor, size: Size, device: torch.device) -> list[Tensor]:
@@ -226,7 +230,7 @@ class CtrLoRAControl(ControlBase):
             groups,
         )
 
-    def _residuals(self, rows: list[Row], results: Mapping[Hashable, list[Tensor]]) -> list[Tensor]:
+    def _residuals(self, rows: list[Row], results: Mapping[tuple[Hashable, ...], list[Tensor]]) -> list[Tensor]:
         """What this condition adds to each row of the batch, its strength in it."""
         keys = list(dict.fromkeys(row.key for row in rows))
         index = {key: i for i, key in enumerate(keys)}

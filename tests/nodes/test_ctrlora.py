@@ -340,3 +340,14 @@ def test_long_batches_pass_in_pieces(base_folder, monkeypatch):
     for one, other in zip(flat(run_control(chain, model(), prompts, sigmas_at(*[300] * 5))), whole, strict=True):
         assert ((one - other).norm() / other.norm()).item() < 1e-5
     assert rows == [3, 3, 3, 1]
+
+
+def test_prompts_evaluated_one_by_one_are_not_computed_again_at_the_same_level(base_folder):
+    base = load_small_base(base_folder, cache=0)
+    rows = count_rows(base)
+    control = applied(control_of(base_folder, base), numbered(0))
+    control.pre_run(model().model, model().get_model_object("model_sampling").percent_to_sigma)
+    for name, step in (("a", 300), ("b", 300), ("a", 300), ("b", 300), ("a", 200), ("a", 300)):
+        control.get_control(torch.zeros(1, 4, 8, 12), sigmas_at(step), {"c_crossattn": text(1, name)}, 1, {})
+    control.cleanup()
+    assert rows == [1] * 4  # a and b at one level, a at the next, and a again after the first level was dropped
