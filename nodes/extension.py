@@ -6,7 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .apply import ApplyControlNeXt
 from .ctrlora import LoadCtrLoRA, LoadCtrLoRABase
-from .hints import Canny
+from .hint_lines import Canny
 from .host.folders import register_folders
 from .loaders import LoadControlNeXt
 from .tools import ConvertFile, InspectFile

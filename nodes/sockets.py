@@ -11,6 +11,33 @@ CONTROLNEXT = io.Custom("CONTROLNEXT")
 CTRLORA_BASE = io.Custom("CTRLORA_BASE")
 
 
+HINTS = "NextControl/hints"
+"""The category of the hint nodes."""
+
+
+def image_input() -> io.Image.Input:
+    """The first input of every hint node."""
+    return io.Image.Input("image", tooltip="One picture, or a batch or clip of any length.")
+
+
+def resolution_input() -> io.Int.Input:
+    """The second input of every hint node."""
+    return io.Int.Input(
+        "resolution",
+        default=512,
+        min=0,
+        max=8192,
+        step=8,
+        tooltip="Shorter side of the hint in pixels; both sides become multiples of 64. 0 keeps the picture's size, rounded "
+        "down to multiples of 8.",
+    )
+
+
+def seed_input(tooltip: str) -> io.Int.Input:
+    """For the hints that draw random numbers. Not re-rolled after a run: the same picture gives the same hint."""
+    return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, tooltip=tooltip)
+
+
 def schema(**arguments: Any) -> io.Schema:
     """An `io.Schema` without the arguments that this host's version does not know.
 

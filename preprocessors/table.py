@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from .canny import canny
 
-PREPROCESSORS: Mapping[str, Callable[..., Tensor]] = {"canny": canny}
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """One type of hint."""
+
+    make: Callable[..., Tensor]
+    """(frames, resolution, **options) to hints; where `task` is set (frames, resolution, annotator, **options)."""
+    task: str = ""
+    """What the annotator that it needs was trained for, a key of `annotator.TASKS`; empty if it needs no weights."""
+    background: Literal["black", "white", ""] = ""
+    """Usual ground of a line or mask hint, by which an inverted one is found; empty for full pictures."""
+    is_random: bool = False
+    """Takes a `seed`."""
+
+
+PREPROCESSORS: Mapping[str, Preprocessor] = {
+    "canny": Preprocessor(canny, background="black"),
+}

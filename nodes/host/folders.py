@@ -19,6 +19,7 @@ OWN_FOLDERS = ("controlnext", "ctrlora")
 
 def register_folders() -> None:
     """Tell ComfyUI about our model folders. Places that the user's own configuration added stay valid."""
+    folder_paths.add_model_folder_path("annotators", str(Path(folder_paths.models_dir) / "annotators"))
     for kind in OWN_FOLDERS:
         folder_paths.add_model_folder_path(kind, str(Path(folder_paths.models_dir) / kind))
         # A kind made this way lists every file; show weights only.

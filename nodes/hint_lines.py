@@ -1,4 +1,4 @@
-"""Nodes that make hints from pictures."""
+"""Hints that are lines."""
 
 from __future__ import annotations
 
@@ -8,24 +8,10 @@ from comfy_api.latest import io
 
 from ..preprocessors.canny import canny
 from .host.controlnext_file import check_choice
-from .host.hints import check_image
-from .host.progress import in_chunks
-from .sockets import schema
+from .host.hint_output import make_hints, show
+from .sockets import HINTS, image_input, resolution_input, schema
 
 THRESHOLDS = ("fixed", "median")
-
-
-def resolution_input() -> io.Int.Input:
-    """The second input of every hint node."""
-    return io.Int.Input(
-        "resolution",
-        default=512,
-        min=0,
-        max=8192,
-        step=8,
-        tooltip="Shorter side of the hint in pixels; both sides become multiples of 64. 0 keeps the picture's size, rounded "
-        "down to multiples of 8.",
-    )
 
 
 class Canny(io.ComfyNode):
@@ -36,11 +22,11 @@ class Canny(io.ComfyNode):
         return schema(
             node_id="NextControlCanny",
             display_name="Canny Hint",
-            category="NextControl/hints",
+            category=HINTS,
             description="White edges on black, pixel for pixel as the annotators of CtrLoRA and ControlNeXt draw them.",
             search_aliases=["edge", "canny", "preprocessor", "annotator"],
             inputs=[
-                io.Image.Input("image", tooltip="One picture, or a batch or clip of any length."),
+                image_input(),
                 resolution_input(),
                 io.Int.Input(
                     "low_threshold",
@@ -72,8 +58,7 @@ class Canny(io.ComfyNode):
     def execute(
         cls, image: Any, resolution: int, low_threshold: int, high_threshold: int, thresholds: str = "fixed"
     ) -> io.NodeOutput:
-        check_image(image, "image")
         check_choice("thresholds", thresholds, THRESHOLDS)
-        return io.NodeOutput(
-            in_chunks(image, lambda frames: canny(frames, resolution, low_threshold, high_threshold, thresholds))  # type: ignore[arg-type]
+        return show(
+            make_hints(image, lambda frames: canny(frames, resolution, low_threshold, high_threshold, thresholds))  # type: ignore[arg-type]
         )
