@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from .canvas import hint_size, resize, to_bytes
+from .canvas import Picture, check_range, draw_each, hint_size
 
 Thresholds = Literal["fixed", "median"]
 
@@ -29,18 +28,26 @@ def canny(
     Returns:
         (B, H', W', 3) of 0 and 1.
 
+    Raises:
+        ValueError: A threshold is out of range.
+
     Source: xyfJASON/ctrlora@b4422b4 annotator/canny; dvlab-research/ControlNeXt@ab4b3ac ControlNeXt-SDXL/utils/preprocess.py.
     """
+    check_range("low_threshold", low_threshold, 0, 255)
+    check_range("high_threshold", high_threshold, 0, 255)
+    draw = _median_edges if thresholds == "median" else lambda picture: _edges(picture, low_threshold, high_threshold)
+    return draw_each(frames, hint_size(frames.shape[1], frames.shape[2], resolution), draw)
+
+
+def _edges(picture: Picture, low: int, high: int) -> Picture:
     import cv2
 
-    height, width = hint_size(frames.shape[1], frames.shape[2], resolution)
-    hints = torch.empty((len(frames), height, width, 3))
-    for hint, frame in zip(hints, frames, strict=True):
-        picture = resize(to_bytes(frame), (height, width))
-        low, high = low_threshold, high_threshold
-        if thresholds == "median":
-            picture = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
-            median = float(np.median(picture))
-            low, high = int(max(0, 0.67 * median)), int(min(255, 1.33 * median))
-        hint[:] = torch.from_numpy(cv2.Canny(picture, low, high))[..., None] / 255
-    return hints
+    return np.asarray(cv2.Canny(picture, low, high), dtype=np.uint8)
+
+
+def _median_edges(picture: Picture) -> Picture:
+    import cv2
+
+    grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+    median = float(np.median(grey))
+    return _edges(grey, int(max(0, 0.67 * median)), int(min(255, 1.33 * median)))
