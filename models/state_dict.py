@@ -9,6 +9,8 @@ from torch import Tensor
 
 Value = TypeVar("Value")
 
+CONTAINERS = ("state_dict", "module", "model")
+"""Keys under which trainers keep the tensors beside their own notes."""
 WRAPPERS = ("module.", "_orig_mod.", "ema_model.")
 """Prefixes that data-parallel, compiled and averaged copies of a module add to every key."""
 
@@ -25,13 +27,13 @@ def unwrap(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Take off the nesting and the wrapper prefixes that carry no meaning.
 
     Args:
-        state_dict: As read from a file; may hold `state_dict` or `module` dictionaries.
+        state_dict: As read from a file; may hold `state_dict`, `module` or `model` dictionaries.
 
     Returns:
         A flat dictionary. Values are the same objects.
     """
     flat: dict[str, Any] = dict(state_dict)
-    while (inner := next((flat[k] for k in ("state_dict", "module") if isinstance(flat.get(k), Mapping)), None)) is not None:
+    while (inner := next((flat[k] for k in CONTAINERS if isinstance(flat.get(k), Mapping)), None)) is not None:
         flat = dict(inner)
     while flat and (prefix := _common_prefix(flat, WRAPPERS)):
         flat = strip_prefix(flat, prefix)

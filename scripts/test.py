@@ -35,9 +35,10 @@ try:
 except ModuleNotFoundError:
     from pip._vendor import tomli as tomllib
 with open(sys.argv[1], "rb") as file:
-    packages = tomllib.load(file)["project"]["optional-dependencies"]["dev"]
+    extras = tomllib.load(file)["project"]["optional-dependencies"]
 python = [sys.implementation.name, *sys.version_info[:2]]
-print(json.dumps({"packages": packages, "python": python, "platform": sysconfig.get_platform()}))
+recipe = {"packages": extras["dev"], "bare": extras["dev-bare"], "python": python, "platform": sysconfig.get_platform()}
+print(json.dumps(recipe))
 """
 # Like `python -m`, with the tools last on the path, where they cannot replace a package of the host, and without the
 # working directory, where the pack's nodes/ would hide ComfyUI's nodes.py.
@@ -73,7 +74,7 @@ class Stage:
 
 
 def find_tools(host: Host) -> Path:
-    """The folder with the packages of the `dev` extra, installed for the host's Python on the first call.
+    """The folder with the packages of the `dev` extras, installed for the host's Python on the first call.
 
     Returns:
         A folder for the end of `sys.path`; its bin/ holds the commands.
@@ -89,12 +90,14 @@ def find_tools(host: Host) -> Path:
     recipe = json.loads(answer.stdout)
 
     def build(folder: Path) -> None:
-        steps = Steps(1, log_of(folder))
-        with steps.step("tools for the tests"):
-            arguments = ["install", "--target", folder / "lib", *recipe["packages"]]
-            steps.pip(host.python, arguments, " and ".join(recipe["packages"]), "")
+        steps = Steps(2, log_of(folder))
+        # A second torch or OpenCV beside the host's must not come in: what is bare brings nothing along.
+        for key, title, options in (("packages", "tools for the tests", ()), ("bare", "detectors", ("--no-deps",))):
+            with steps.step(title):
+                arguments = ["install", *options, "--target", folder / "lib", *recipe[key]]
+                steps.pip(host.python, arguments, " and ".join(recipe[key]), "")
 
-    return provide("tools", recipe, build, ["lib/pytest", "lib/mypy"]) / "lib"
+    return provide("tools", recipe, build, ["lib/pytest", "lib/mypy", "lib/controlnet_aux"]) / "lib"
 
 
 def find_chromium() -> str | None:
