@@ -8,7 +8,17 @@ from typing import Literal
 
 from torch import Tensor
 
+from .blur import blur
 from .canny import canny
+from .color_prompt import color_prompt
+from .grayscale import grayscale
+from .illusion import illusion
+from .inpaint import inpaint
+from .jpeg import jpeg
+from .outpaint import outpaint
+from .palette import palette
+from .pixel import pixel
+from .shuffle import shuffle
 
 
 @dataclass(frozen=True)
@@ -27,4 +37,14 @@ class Preprocessor:
 
 PREPROCESSORS: Mapping[str, Preprocessor] = {
     "canny": Preprocessor(canny, background="black"),
+    "palette": Preprocessor(palette),
+    "pixel": Preprocessor(pixel, is_random=True),
+    "grayscale": Preprocessor(grayscale),
+    "color_prompt": Preprocessor(color_prompt, background="white", is_random=True),
+    "blur": Preprocessor(blur),
+    "jpeg": Preprocessor(jpeg),
+    "illusion": Preprocessor(illusion),
+    "shuffle": Preprocessor(shuffle, is_random=True),
+    "inpaint": Preprocessor(inpaint, is_random=True),
+    "outpaint": Preprocessor(outpaint),
 }
