@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .adapted import GROUPS, TRANSFORMER_EPSILON, Group, adapted_linear, group_norm, layer_norm, replaced_by_group
 from .controlnext import timestep_features
@@ -182,7 +183,13 @@ class CtrLoRA(nn.Module):
                 module.name = name
 
     def forward(
-        self, hint: Tensor, timesteps: Tensor, context: Tensor, heads: int = 8, groups: Sequence[Group] | None = None
+        self,
+        hint: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        heads: int = 8,
+        groups: Sequence[Group] | None = None,
+        checkpointing: bool = False,
     ) -> list[Tensor]:
         """The controls of a batch of rows, each of one condition.
 
@@ -192,6 +199,7 @@ class CtrLoRA(nn.Module):
             context: (R, L, D), text.
             heads: Of every attention; not visible in the files, SD1.5 has 8.
             groups: Conditions and how many rows each has, in order; None for the plain base.
+            checkpointing: For training: keep each block's input alone, and compute the block again in the backward pass.
 
         Returns:
             One (R, C, h', w') for each encoder block and one for the middle.
@@ -213,9 +221,10 @@ class CtrLoRA(nn.Module):
 
         x, controls = hint, []
         for block, zero_conv in zip(self.input_blocks, self.zero_convs, strict=True):
-            x = run(block, x)
+            x = checkpoint(run, block, x, use_reentrant=False) if checkpointing else run(block, x)
             controls.append(replaced_by_group(zero_conv[0], x, groups, F.conv2d))  # type: ignore[index]
-        x = run(self.middle_block, x)
+        middle = self.middle_block
+        x = checkpoint(run, middle, x, use_reentrant=False) if checkpointing else run(middle, x)
         return [*controls, replaced_by_group(self.middle_block_out[0], x, groups, F.conv2d)]
 
 

@@ -1,0 +1,184 @@
+"""The host's UNet as a trainer sees it: frozen, with a graph through the decoder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import comfy.model_base
+import comfy.model_management
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, forward_timestep_embed
+from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+_PATCHED = ("patches", "patches_replace", "wrappers", "callbacks")
+
+
+class HostBackbone:
+    """Drives the blocks of the host's UNet one by one.
+
+    The encoder does not see the control, so that it runs without a graph. The control is added out of place: the host's own
+    addition writes into activations that autograd needs.
+
+    Args:
+        model: Loaded, see `training_mode`.
+        checkpointing: Keep each decoder block's input alone, and compute the block again in the backward pass.
+    """
+
+    def __init__(self, model: ModelPatcher, checkpointing: bool = False) -> None:
+        self.unet: UNetModel = model.model.diffusion_model
+        self.device: torch.device = model.load_device
+        self.checkpointing = checkpointing
+        self.prediction = "v" if model.model.model_type == comfy.model_base.ModelType.V_PREDICTION else "eps"
+        sigmas = model.get_model_object("model_sampling").sigmas
+        self.alphas = (1 / (sigmas.double().clone() ** 2 + 1)).float().cpu()
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor, controls: Sequence[Tensor]) -> Tensor:
+        """See `training.backbone.Backbone.predict`."""
+        unet, options = self.unet, {"optimized_attention_override": plain_attention}
+        with torch.no_grad():
+            features = timestep_embedding(timesteps, unet.model_channels).to(noisy.dtype)
+            embedding = unet.time_embed(features)
+            x, skips = noisy, []
+            for block in unet.input_blocks:
+                x = forward_timestep_embed(block, x, embedding, context, options)
+                skips.append(x)
+            x = forward_timestep_embed(unet.middle_block, x, embedding, context, options)
+        *sides, middle = controls or [None] * (len(skips) + 1)
+        x = _added(x, middle)
+        for block in unet.output_blocks:
+            x = torch.cat([x, _added(skips.pop(), sides.pop())], dim=1)
+            shape = skips[-1].shape if skips else None
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(forward_timestep_embed, block, x, embedding, context, options, shape, use_reentrant=False)
+            else:
+                x = forward_timestep_embed(block, x, embedding, context, options, shape)
+        return unet.out(x)
+
+
+def _added(x: Tensor, control: Tensor | None) -> Tensor:
+    return x if control is None else x + control
+
+
+def plain_attention(
+    _original: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    mask: Tensor | None = None,
+    attn_precision: Any = None,  # noqa: ARG001 - the host's signature
+    skip_reshape: bool = False,
+    skip_output_reshape: bool = False,
+    **_unused: Any,
+) -> Tensor:
+    """Attention that autograd can follow; some of the host's write into what they have computed."""
+    if not skip_reshape:
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return attended if skip_output_reshape else attended.transpose(1, 2).flatten(2)
+
+
+def check_model(model: ModelPatcher, context_width: int, base_name: str) -> None:
+    """Refuse a model that a base cannot be trained with.
+
+    Args:
+        model: From any loader.
+        context_width: Text width of the base.
+        base_name: For the error.
+
+    Raises:
+        ValueError: It is of another family, predicts something else, or carries patches that the trainer would not run.
+    """
+    unet = getattr(model.model, "diffusion_model", None)
+    config = getattr(model.model, "model_config", None)
+    arguments = config.unet_config if config is not None else {}
+    width = arguments.get("context_dim")
+    if not isinstance(unet, UNetModel) or arguments.get("use_temporal_attention") or width != context_width:
+        raise ValueError(
+            f"'{base_name}' is made for text of width {context_width} (SD1.5) and the model is of the family "
+            f"{type(config).__name__} (text width {width}): load an SD1.5 checkpoint."
+        )
+    kinds = comfy.model_base.ModelType
+    if model.model.model_type not in {kinds.EPS, kinds.V_PREDICTION}:
+        raise ValueError(
+            f"The model predicts {model.model.model_type.name} and training knows EPS and V_PREDICTION: load "
+            "another checkpoint."
+        )
+    found = [name for name in _PATCHED if model.model_options.get("transformer_options", {}).get(name)]
+    if found or model.object_patches.keys() - {"model_sampling"}:
+        raise ValueError(
+            "The model carries patches of other nodes (such as ControlNeXt, IPAdapter or FreeU), which training does not run: "
+            "connect the checkpoint itself, with LoRAs if you like."
+        )
+
+
+@contextmanager
+def training_mode(networks: Sequence[ModelPatcher], is_cast: bool) -> Iterator[None]:
+    """Networks of the host, loaded and fit for autograd; afterwards they are as they were.
+
+    A loader that runs in inference mode makes tensors that autograd refuses. They are seen through ordinary tensors that share
+    their memory.
+
+    Args:
+        networks: To load.
+        is_cast: Cast weights to the type of the activations, layer by layer.
+
+    Yields:
+        With gradients enabled.
+    """
+    comfy.model_management.load_models_gpu(list(networks))
+    with torch.inference_mode(mode=False), torch.enable_grad(), ExitStack() as stack:
+        for network in networks:
+            module = getattr(network.model, "diffusion_model", network.model)
+            stack.enter_context(_ordinary_tensors(module))
+            if is_cast:
+                stack.enter_context(_casting(module))
+        yield
+
+
+@contextmanager
+def _ordinary_tensors(network: nn.Module) -> Iterator[None]:
+    replaced: list[tuple[dict[str, Any], str, Tensor, Tensor]] = []
+    for module in network.modules():
+        for own in (module._parameters, module._buffers):
+            for name, tensor in own.items():
+                if tensor is None:
+                    continue
+                fresh = _shared(tensor.detach()) if tensor.is_inference() else tensor.detach()
+                fresh = nn.Parameter(fresh, requires_grad=False) if own is module._parameters else fresh
+                replaced.append((own, name, tensor, fresh))
+    for own, name, _, fresh in replaced:
+        own[name] = fresh
+    try:
+        yield
+    finally:
+        for own, name, tensor, fresh in replaced:
+            if own[name] is fresh:  # else the host has moved the network meanwhile
+                own[name] = tensor
+
+
+def _shared(tensor: Tensor) -> Tensor:
+    """An ordinary tensor on the memory of one made in inference mode."""
+    try:
+        return torch.from_dlpack(tensor)
+    except (BufferError, RuntimeError, TypeError):
+        return tensor.clone()
+
+
+@contextmanager
+def _casting(network: nn.Module) -> Iterator[None]:
+    """The host's own switch for layers whose weights have another type than their input."""
+    modules = [module for module in network.modules() if getattr(module, "comfy_cast_weights", None) is False]
+    for module in modules:
+        module.comfy_cast_weights = True
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.comfy_cast_weights = False

@@ -1,0 +1,65 @@
+"""AdamW, in full or in eight bits, and its state as tensors by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .config import TrainConfig
+
+
+def build_optimizer(parameters: Sequence[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer of a run.
+
+    Args:
+        parameters: What is trained.
+        config: Names it.
+
+    Returns:
+        With torch's own betas and epsilon, as in the reference.
+
+    Raises:
+        ValueError: The package it needs is not installed.
+    """
+    arguments: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **arguments)
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise ValueError(
+            "optimizer is 'adamw8bit' and the package bitsandbytes is not installed: run "
+            "'python -m pip install bitsandbytes' with ComfyUI's Python, or choose adamw."
+        ) from error
+    return bitsandbytes.optim.AdamW8bit(parameters, **arguments)
+
+
+def state_tensors(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, Tensor]:
+    """What the optimizer remembers of each parameter.
+
+    Args:
+        optimizer: After any number of updates.
+        names: Of its parameters, in their order.
+
+    Returns:
+        "<name>/<what>" to copies on the CPU.
+    """
+    kept = {}
+    for index, values in optimizer.state_dict()["state"].items():
+        for what, value in values.items():
+            tensor = value if isinstance(value, Tensor) else torch.tensor(value)
+            kept[f"{names[index]}/{what}"] = tensor.detach().to("cpu", copy=True)
+    return kept
+
+
+def restore_state(optimizer: torch.optim.Optimizer, names: Sequence[str], kept: dict[str, Tensor]) -> None:
+    """Put back what `state_tensors` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    index = {name: i for i, name in enumerate(names)}
+    for key, tensor in kept.items():
+        name, _, what = key.rpartition("/")
+        state.setdefault(index[name], {})[what] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
