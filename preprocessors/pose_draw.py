@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from .pose_points import VISIBLE, People
 
 Canvas = NDArray[np.uint8]
 LineWidth = Literal["reference", "resolution"]
+LINE_WIDTHS: tuple[LineWidth, ...] = get_args(LineWidth)
 SVD_SIDE = 2160
 """Shorter side of the canvas that ControlNeXt-SVD draws on. Source: ControlNeXt-SVD-v2/dwpose/util.py, `ref_w`."""
 PLAIN_SIDE = 512

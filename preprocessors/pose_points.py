@@ -62,3 +62,54 @@ def to_people(
 def nobody(height: int, width: int) -> People:
     """A picture without people."""
     return to_people(np.zeros((0, BODY, 3)), height, width)
+
+
+# COCO's 17 points and the neck behind them, in OpenPose's order.
+# Source: dvlab-research/ControlNeXt@ab4b3ac ControlNeXt-SVD-v2/dwpose/wholebody.py.
+COCO_ORDER = (0, 17, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
+COCO, WHOLE_BODY = 17, 133
+"""How many points a network for each data set finds."""
+LEFT_SHOULDER, RIGHT_SHOULDER = 5, 6
+
+
+def to_openpose(points: Points) -> Points:
+    """Bodies from a network's points.
+
+    Args:
+        points: (N, 17, 3) in COCO's order.
+
+    Returns:
+        (N, 18, 3). The neck is the middle of the shoulders; its score is 1 if both are over `VISIBLE`, else 0, as in the
+        reference.
+    """
+    shoulders = points[:, [LEFT_SHOULDER, RIGHT_SHOULDER]]
+    neck = shoulders.mean(axis=1, keepdims=True)
+    neck[..., 2] = (shoulders[..., 2] > VISIBLE).all(axis=1, keepdims=True)
+    return np.concatenate([points, neck], axis=1)[:, COCO_ORDER]
+
+
+def from_coco(points: Points, height: int, width: int) -> People:
+    """People from a network's points.
+
+    Args:
+        points: (N, 17, 3) in the order of COCO, or (N, 133, 3) in that of COCO-WholeBody: body, feet, face, left and right
+            hand.
+        height: Of the picture, in pixels.
+        width: Of the picture, in pixels.
+
+    Returns:
+        All parts that are there.
+
+    Raises:
+        ValueError: There are neither 17 nor 133 points.
+    """
+    if points.shape[1] not in {COCO, WHOLE_BODY}:
+        raise ValueError(
+            f"The pose network finds {points.shape[1]} points and {COCO} (COCO) or {WHOLE_BODY} (COCO-WholeBody) are "
+            f"understood: choose another one."
+        )
+    bodies = to_openpose(points[:, :COCO])
+    if points.shape[1] == COCO:
+        return to_people(bodies, height, width)
+    feet, faces, hands = np.split(points[:, COCO:], [FEET, FEET + FACE], axis=1)
+    return to_people(bodies, height, width, hands.reshape(len(points), 2, HAND, 3), faces, feet)
