@@ -6,9 +6,16 @@ from comfy_api.latest import ComfyExtension, io
 
 from .apply import ApplyControlNeXt
 from .ctrlora import LoadCtrLoRA, LoadCtrLoRABase
+from .hint_colors import ColorPrompt, Grayscale, Palette, Pixel
+from .hint_damage import Blur, Illusion, Jpeg, Shuffle
+from .hint_holes import Inpaint, Outpaint
+from .hint_depth import Depth, Normal
 from .hint_lines import Canny
+from .hint_pose import DrawPose, Pose
+from .hint_regions import Boxes, Segment
 from .host.folders import register_folders
 from .loaders import LoadControlNeXt
+from .pose_video import PoseVideoConditioning, VideoWindows
 from .tools import ConvertFile, InspectFile
 
 NODES: tuple[type[io.ComfyNode], ...] = (
@@ -17,6 +24,24 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     LoadCtrLoRABase,
     LoadCtrLoRA,
     Canny,
+    Depth,
+    Normal,
+    Segment,
+    Boxes,
+    Palette,
+    Pixel,
+    Grayscale,
+    ColorPrompt,
+    Blur,
+    Jpeg,
+    Illusion,
+    Shuffle,
+    Inpaint,
+    Outpaint,
+    Pose,
+    DrawPose,
+    PoseVideoConditioning,
+    VideoWindows,
     InspectFile,
     ConvertFile,
 )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 
@@ -42,6 +45,11 @@ class Annotator:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
+UNUSED = re.compile(r"neck\.fusion_stage\.layers\.0\.residual_layer1\.|(\.|^)num_batches_tracked$")
+"""Weights that no result depends on and that published files leave out: the residual of DPT's first fusion layer, which has
+none to add (Intel/dpt-large), and counters of batch norms."""
+
+
 def task_of(folder: Path) -> str | None:
     """Which of `TASKS` a folder is for, by its config.json alone; None for any other folder."""
     try:
@@ -50,6 +58,25 @@ def task_of(folder: Path) -> str | None:
     except (OSError, ValueError, AttributeError):
         return None
     return next((task for task, row in TASKS.items() for name in architectures if name.endswith(row.suffix)), None)
+
+
+def check_task(folder: Path, task: str) -> None:
+    """Refuse a folder by what its config.json says, before any weights are read.
+
+    Args:
+        folder: As `hf download` or `save_pretrained` writes it.
+        task: A key of `TASKS`.
+
+    Raises:
+        FileNotFoundError: The folder has no config.json.
+        ValueError: It is for another task.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"'{folder.name}' has no config.json: it is no model folder, download the whole model again.")
+    found, wanted = task_of(folder), TASKS[task]
+    if found != task:
+        kind = f"a network for {TASKS[found].title}" if found else "of a kind that is not known"
+        raise ValueError(f"'{folder.name}' is {kind} and one for {wanted.title} is needed: choose another folder.")
 
 
 def load_annotator(folder: Path, task: str) -> Annotator:
@@ -64,24 +91,39 @@ def load_annotator(folder: Path, task: str) -> Annotator:
 
     Raises:
         FileNotFoundError: The folder has no config.json.
-        ValueError: It is for another task, or its files are damaged or incomplete.
+        ValueError: It is for another task, its files are damaged or incomplete, or it needs a package that is not there.
     """
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"'{folder.name}' has no config.json: it is no model folder, download the whole model again.")
-    found, wanted = task_of(folder), TASKS[task]
-    if found != task:
-        kind = f"a network for {TASKS[found].title}" if found else "of a kind that is not known"
-        raise ValueError(f"'{folder.name}' is {kind} and one for {wanted.title} is needed: choose another folder.")
+    check_task(folder, task)
     import transformers
 
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        network, report = getattr(transformers, wanted.loader).from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        network, report = getattr(transformers, TASKS[task].loader).from_pretrained(
+            folder, local_files_only=True, output_loading_info=True
         )
+    except ImportError as error:
+        raise ValueError(f"'{folder.name}' needs a package that is not installed: {_first_line(error)}") from error
     except Exception as error:  # whatever a foreign folder breaks in its reader, the cure is the same
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:120]
-        raise ValueError(f"'{folder.name}' cannot be read ({reason}): download the whole model again.") from error
-    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"'{folder.name}' cannot be read ({_first_line(error)}): download the whole model again.") from error
+    if missing := sorted(name for name in report["missing_keys"] if not UNUSED.search(name)):
         raise ValueError(f"'{folder.name}' lacks {len(missing)} weights, '{missing[0]}' first: download the whole model again.")
-    return Annotator(folder.name, network.eval().requires_grad_(False), processor)
+    return Annotator(folder.name, network.float().eval().requires_grad_(False), processor)
+
+
+def evaluate(annotator: Annotator, pictures: NDArray[np.uint8], **options: Any) -> Any:
+    """Show pictures to a network.
+
+    Args:
+        annotator: Its network must be on its device.
+        pictures: (B, H, W, 3), RGB.
+        options: For the processor, in place of what its file says.
+
+    Returns:
+        The network's output, of the class that its processor's `post_process_...` takes.
+    """
+    inputs = annotator.processor(images=list(pictures), return_tensors="pt", input_data_format="channels_last", **options)
+    return annotator.network(**{name: tensor.to(annotator.device) for name, tensor in inputs.items()})
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:120]

@@ -9,16 +9,27 @@ from typing import Literal
 from torch import Tensor
 
 from .blur import blur
+from .boxes import boxes
 from .canny import canny
 from .color_prompt import color_prompt
+from .depth import depth
 from .grayscale import grayscale
+from .hed import hed, sketch
 from .illusion import illusion
 from .inpaint import inpaint
 from .jpeg import jpeg
+from .lineart import lineart, lineart_anime
+from .lines import lines
+from .normal import normal
+from .normal_bae import normal_bae
+from .openpose import openpose
 from .outpaint import outpaint
 from .palette import palette
 from .pixel import pixel
+from .pose_detect import pose
+from .segment import segment
 from .shuffle import shuffle
+from .soft_edge import anyline, pidinet, teed
 
 
 @dataclass(frozen=True)
@@ -28,7 +39,8 @@ class Preprocessor:
     make: Callable[..., Tensor]
     """(frames, resolution, **options) to hints; where `task` is set (frames, resolution, annotator, **options)."""
     task: str = ""
-    """What the annotator that it needs was trained for, a key of `annotator.TASKS`; empty if it needs no weights."""
+    """What the annotator that it needs was trained for, a key of `annotator.TASKS`, or which one of controlnet-aux it is, a
+    key of `aux_detector.DETECTORS`; empty if it needs no weights."""
     background: Literal["black", "white", ""] = ""
     """Usual ground of a line or mask hint, by which an inverted one is found; empty for full pictures."""
     is_random: bool = False
@@ -47,4 +59,20 @@ PREPROCESSORS: Mapping[str, Preprocessor] = {
     "shuffle": Preprocessor(shuffle, is_random=True),
     "inpaint": Preprocessor(inpaint, is_random=True),
     "outpaint": Preprocessor(outpaint),
+    "depth": Preprocessor(depth, task="depth"),
+    "normal": Preprocessor(normal, task="depth"),
+    "segment": Preprocessor(segment, task="segmentation"),
+    "boxes": Preprocessor(boxes, task="detection"),
+    "hed": Preprocessor(hed, "hed", background="black"),
+    "sketch": Preprocessor(sketch, "hed", background="white", is_random=True),
+    "pidinet": Preprocessor(pidinet, "pidinet", background="black"),
+    "teed": Preprocessor(teed, "teed", background="black"),
+    "anyline": Preprocessor(anyline, "teed", background="black"),
+    "lineart": Preprocessor(lineart, "lineart", background="white"),
+    "lineart_coarse": Preprocessor(lineart, "lineart_coarse", background="white"),
+    "lineart_anime": Preprocessor(lineart_anime, "lineart_anime", background="white"),
+    "lines": Preprocessor(lines, "mlsd", background="black"),
+    "normal_bae": Preprocessor(normal_bae, "normal_bae"),
+    "pose": Preprocessor(pose, task="pose", background="black"),
+    "openpose": Preprocessor(openpose, "openpose", background="black"),
 }

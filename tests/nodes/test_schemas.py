@@ -42,6 +42,19 @@ CONTRACT = {
         "image:IMAGE resolution:INT=512 low_threshold:INT=100 high_threshold:INT=200 *thresholds:COMBO=fixed",
         "hint:IMAGE",
     ),
+    "NextControlDepth": (
+        "image:IMAGE resolution:INT=512 model:COMBO hint_for:COMBO=ctrlora *invert:BOOLEAN=False",
+        "hint:IMAGE",
+    ),
+    "NextControlNormal": (
+        "image:IMAGE resolution:INT=512 model:COMBO background:FLOAT=0.02 strength:FLOAT=1.0 *depth:IMAGE",
+        "hint:IMAGE",
+    ),
+    "NextControlSegment": ("image:IMAGE resolution:INT=512 model:COMBO", "hint:IMAGE"),
+    "NextControlBoxes": (
+        "image:IMAGE resolution:INT=512 model:COMBO confidence:FLOAT=0.4 overlap:FLOAT=0.5",
+        "hint:IMAGE boxes:STRING",
+    ),
     "NextControlInspectFile": ("file:COMBO", "text:STRING"),
     "NextControlConvertFile": (
         "file:COMBO part:COMBO=auto dtype:COMBO=keep name:STRING= *condition:STRING=",
@@ -55,6 +68,7 @@ OPTIONS = {
     ("NextControlApplyControlNeXt", "uncond"): ["auto", "on", "off"],
     ("NextControlLoadCtrLoRA", "posterior"): ["mode", "sample"],
     ("NextControlCanny", "thresholds"): ["fixed", "median"],
+    ("NextControlDepth", "hint_for"): ["ctrlora", "controlnext", "plain"],
     ("NextControlConvertFile", "part"): ["auto", "all", "base", "lora", "control", "unet"],
     ("NextControlConvertFile", "dtype"): ["keep", "fp32", "fp16", "bf16"],
 }
@@ -64,6 +78,10 @@ FILE_COMBOS = {
     ("NextControlLoadControlNeXt", "unet_file"),
     ("NextControlLoadCtrLoRABase", "base_file"),
     ("NextControlLoadCtrLoRA", "lora_file"),
+    ("NextControlDepth", "model"),
+    ("NextControlNormal", "model"),
+    ("NextControlSegment", "model"),
+    ("NextControlBoxes", "model"),
     ("NextControlInspectFile", "file"),
     ("NextControlConvertFile", "file"),
 }
