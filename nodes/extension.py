@@ -15,6 +15,7 @@ from .hint_pose import DrawPose, Pose
 from .hint_regions import Boxes, Segment
 from .host.folders import register_folders
 from .loaders import LoadControlNeXt
+from .stack import ApplyControlStack, StackControl
 from .pose_video import PoseVideoConditioning, VideoWindows
 from .tools import ConvertFile, InspectFile
 
@@ -42,6 +43,8 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     DrawPose,
     PoseVideoConditioning,
     VideoWindows,
+    StackControl,
+    ApplyControlStack,
     InspectFile,
     ConvertFile,
 )

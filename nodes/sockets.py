@@ -9,10 +9,15 @@ from comfy_api.latest import io
 
 CONTROLNEXT = io.Custom("CONTROLNEXT")
 CTRLORA_BASE = io.Custom("CTRLORA_BASE")
+CONTROL_STACK = io.Custom("CONTROL_STACK")
+POSE_KEYPOINT = io.Custom("POSE_KEYPOINT")
+"""Key points in OpenPose's JSON shape, as ComfyUI's own SDPose nodes and comfyui_controlnet_aux exchange them."""
 
 
 HINTS = "NextControl/hints"
 """The category of the hint nodes."""
+VIDEO = "NextControl/video"
+"""The category of the video nodes."""
 
 
 def image_input() -> io.Image.Input:
@@ -36,6 +41,17 @@ def resolution_input() -> io.Int.Input:
 def seed_input(tooltip: str) -> io.Int.Input:
     """For the hints that draw random numbers. Not re-rolled after a run: the same picture gives the same hint."""
     return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, tooltip=tooltip)
+
+
+def per_frame_input() -> io.Boolean.Input:
+    """The last input of the hints that draw random numbers."""
+    return io.Boolean.Input(
+        "per_frame",
+        default=False,
+        optional=True,
+        tooltip="Off: every picture of a clip gets the same random numbers, so that it does not flicker. On: each gets others, "
+        "the seed plus its index.",
+    )
 
 
 def schema(**arguments: Any) -> io.Schema:

@@ -70,10 +70,7 @@ def _main_colors(pixels: NDArray[np.float32], count: int, random: np.random.Gene
 
 
 def _first_guess(pixels: NDArray[np.float32], count: int, random: np.random.Generator) -> NDArray[np.float32]:
-    """Up to `count` different pixels far from each other (k-means++, the best of several draws for each).
-
-    Source: Arthur and Vassilvitskii 2007, with the 2 + ln k draws that scikit-learn makes.
-    """
+    """Up to `count` different pixels far from each other: k-means++ with the 2 + ln k draws that scikit-learn makes."""
     chosen = [pixels[random.integers(len(pixels))]]
     nearest = _distances(pixels, chosen[0])
     while len(chosen) < count and nearest.any():
