@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .annotator import Annotator
+from .annotator import Annotator, evaluate
+from .boxes import keep_distinct
 from .canvas import hint_size, to_bytes
 from .pose_draw import Drawing, draw_pose
 from .pose_points import VISIBLE, WHOLE_BODY, People, from_coco, nobody
@@ -74,21 +75,18 @@ def detect_people(
     Raises:
         ValueError: The detector knows no persons.
     """
-    from torchvision.ops import nms
-
     height, width = pictures.shape[1:3]
     labels = torch.tensor(person_labels(detector))
-    inputs = detector.processor(images=list(pictures), return_tensors="pt")
-    outputs = detector.network(**_to_device(inputs, detector))
+    outputs = evaluate(detector, pictures)
     found = detector.processor.post_process_object_detection(outputs, threshold, [(height, width)] * len(pictures))
     people: list[NDArray[np.float32]] = []
     for result in found:
         is_person = torch.isin(result["labels"].cpu(), labels)
         boxes, scores = result["boxes"].float().cpu()[is_person], result["scores"].float().cpu()[is_person]
         boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([width, height, width, height]))
-        keep = nms(boxes, scores, LARGEST_OVERLAP)
-        keep = keep[((boxes[keep, 2:] - boxes[keep, :2]) >= 1).all(1)]
-        people.append(boxes[keep[: most or None]].numpy())
+        is_large = (boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1)
+        boxes, scores = boxes[is_large], scores[is_large]
+        people.append(boxes[keep_distinct(boxes, scores, LARGEST_OVERLAP)[: most or None]].numpy())
     return people
 
 
@@ -131,8 +129,9 @@ def _points_of(
 ) -> Iterator[NDArray[np.float64]]:
     """(K, 3) in pixels for each (picture's place, box)."""
     boxes = [[float(left), float(top), float(right - left), float(bottom - top)] for _, (left, top, right, bottom) in batch]
-    inputs = annotator.processor([pictures[place] for place, _ in batch], boxes=[[box] for box in boxes], return_tensors="pt")
-    arguments = _to_device(inputs, annotator)
+    shown = [pictures[place] for place, _ in batch]
+    inputs = annotator.processor(shown, boxes=[[box] for box in boxes], return_tensors="pt", input_data_format="channels_last")
+    arguments = {"pixel_values": inputs["pixel_values"].to(annotator.device)}
     config: Any = annotator.network.config
     if getattr(config.backbone_config, "num_experts", 1) > 1:
         expert = EXPERTS["COCO-WholeBody" if config.num_labels == WHOLE_BODY else "COCO"]
@@ -149,7 +148,3 @@ def _points_of(
 def _batches(rows: list[Any]) -> Iterator[list[Any]]:
     for start in range(0, len(rows), PEOPLE_PER_BATCH):
         yield rows[start : start + PEOPLE_PER_BATCH]
-
-
-def _to_device(inputs: Any, annotator: Annotator) -> dict[str, Tensor]:
-    return {name: tensor.to(annotator.device) for name, tensor in inputs.items()}

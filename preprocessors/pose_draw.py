@@ -20,6 +20,8 @@ LineWidth = Literal["reference", "resolution"]
 LINE_WIDTHS: tuple[LineWidth, ...] = get_args(LineWidth)
 SVD_SIDE = 2160
 """Shorter side of the canvas that ControlNeXt-SVD draws on. Source: ControlNeXt-SVD-v2/dwpose/util.py, `ref_w`."""
+LARGEST_SIDE = 8 * SVD_SIDE
+"""Longest side of that canvas. The reference has no limit; of a narrow strip it would make gigabytes."""
 PLAIN_SIDE = 512
 """Shorter side at which lines that follow the resolution have the reference's width."""
 
@@ -71,7 +73,7 @@ def draw_pose(clip: Sequence[People], size: tuple[int, int], drawing: Drawing) -
     import cv2
 
     style, short = STYLES[drawing.style], min(size)
-    scale = style.side / short if style.side and style.side != short else 1
+    scale = min(style.side / short, LARGEST_SIDE / max(size)) if style.side and style.side != short else 1
     canvas = np.zeros((int(size[0] * scale), int(size[1] * scale), 3), np.uint8)
     widen = short / PLAIN_SIDE if drawing.line_width == "resolution" and not style.side else 1.0
     pictures = torch.empty((len(clip), *size, 3))

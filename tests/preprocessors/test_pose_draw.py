@@ -192,3 +192,12 @@ def test_a_long_clip_needs_one_canvas_beside_its_pictures():
     tracemalloc.stop()
     canvas = 2160 * 3600 * 3
     assert canvas < peak < 1.2 * canvas
+
+
+def test_a_narrow_strip_does_not_need_gigabytes():
+    tracemalloc.start()
+    picture = draw_pose([one_limb((1, 0.2, 0.5), (2, 0.8, 0.5))], (8, 2048), Drawing("svd_v2"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert picture.max() > 0
+    assert peak < 10e6
