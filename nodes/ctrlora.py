@@ -151,7 +151,9 @@ class LoadCtrLoRA(io.ComfyNode):
         check_choice("posterior", posterior, POSTERIORS)
         found, source = load_condition(base, lora_file, condition)
         sampled = Posterior(posterior == "sample", seed if posterior == "sample" else 0)
-        return io.NodeOutput(CtrLoRAControl(base, found, lora_strength, sampled, source))
+        return io.NodeOutput(
+            CtrLoRAControl(base, found, lora_strength, sampled, source, "" if lora_file == NO_FILE else lora_file)
+        )
 
 
 def _found(name: str) -> bool | str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
@@ -11,7 +13,9 @@ from .control_patch import ControlNeXtPatch
 from .controlnext_file import ControlNeXtFile
 from .hints import check_image, to_masks
 from .layout import note_areas
-from .unet_structure import family_of, find_place
+from .schedule import Schedule
+from .stack_sites import Seat
+from .unet_structure import Place, family_of, find_place
 from .unet_weights import add_unet_weights
 
 NETWORKS = "nextcontrol"
@@ -26,6 +30,8 @@ def attach_controlnext(
     percents: tuple[float, float],
     mask: Tensor | None = None,
     uncond: Uncond = "auto",
+    curve: str = "constant",
+    seat_at: Callable[[Place], Seat] | None = None,
 ) -> ModelPatcher:
     """Put a control on a model.
 
@@ -37,6 +43,8 @@ def attach_controlnext(
         percents: Start and end of the part of sampling that is controlled; an empty part gives back the model itself.
         mask: (M, H, W), where the control is added. The fine-tuned weights act everywhere.
         uncond: Whether rows of the negative prompt are controlled; `auto` is the reference's rule.
+        curve: Shape of the strength over the controlled part; one of `CURVES`.
+        seat_at: Gives the control its seat in a stack, where the controls of one place count together.
 
     Returns:
         A patched clone.
@@ -63,21 +71,29 @@ def attach_controlnext(
         return clone
     network = controlnext.network(injection)
     _add_network(clone, network)
-    scale = controlnext.scale
-    _add_patch(clone, ControlNeXtPatch(network.model, injection, place, image, masks, strength, percents, uncond, scale))
+    schedule = Schedule(*percents, curve)
+    patch = ControlNeXtPatch(network.model, injection, place, image, masks, strength, schedule, uncond, controlnext.scale)
+    if seat_at is not None:
+        patch.seat = seat_at(place)
+    _add_patch(clone, patch)
     return clone
 
 
 def _add_patch(clone: ModelPatcher, patch: ControlNeXtPatch) -> None:
     """Hang a control's wrappers, callbacks and block patch on a model."""
     patch.set_range(clone)
-    if not clone.get_wrappers(WrappersMP.CALC_COND_BATCH, NETWORKS):
-        clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, NETWORKS, note_areas)
+    add_areas(clone)
     clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, patch.key, patch.diffusion_model)
     clone.add_callback_with_key(CallbacksMP.ON_PRE_RUN, patch.key, patch.on_pre_run)
     clone.add_callback_with_key(CallbacksMP.ON_CLEANUP, patch.key, patch.on_cleanup)
     is_output = patch.place.block[0] == "output"
     clone.set_model_patch(patch.output_patch if is_output else patch.input_patch, patch.place.hook)
+
+
+def add_areas(clone: ModelPatcher) -> None:
+    """Make the areas of prompts known during sampling; once, however often it is asked for."""
+    if not clone.get_wrappers(WrappersMP.CALC_COND_BATCH, NETWORKS):
+        clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, NETWORKS, note_areas)
 
 
 def _add_network(clone: ModelPatcher, network: ModelPatcher) -> None:

@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 from ...models.controlnext import ControlNeXt, HintFeatures
 from ...models.injection import Injection, Uncond, match_statistics, standardize
-from .hints import LATENT_SCALE, fit_hint, fit_mask, rows_of
+from .hints import LATENT_SCALE, fit_hint, fit_mask, note_unused_frames, rows_of
 from .layout import Area, Size, areas_of
+from .schedule import Schedule
+from .stack_sites import Seat
 from .unet_structure import Place
 
 FEATURE_SHARE = 0.25
@@ -67,17 +69,18 @@ class ControlNeXtPatch:
     masks: Tensor | None
     """(M, H, W)."""
     strength: float
-    percents: tuple[float, float]
+    schedule: Schedule
     uncond: Uncond
     scale: float | None
     """The learned scale of the file."""
+    seat: Seat | None = None
+    """Among the controls of a stack, where their sum is limited or their shares are noted."""
     key: str = field(default_factory=lambda: f"nextcontrol.controlnext.{next(_counter)}")
-    sigmas: tuple[float, float] = (float("inf"), 0.0)
-    """The active range, in the running model's own schedule."""
     _features: dict[int, HintFeatures] = field(default_factory=dict)
     _controls: dict[tuple[int, float], Tensor] = field(default_factory=dict)
     _masks: Tensor | None = None
     _kept_for: tuple[Size, torch.device, torch.dtype] | None = None
+    _is_noted: bool = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ControlNeXtPatch:
         return self
@@ -88,6 +91,7 @@ class ControlNeXtPatch:
         """Start of a run."""
         self.set_range(model)
         self.forget()
+        self._is_noted = False
 
     def on_cleanup(self, _model: ModelPatcher) -> None:
         """End of a run, also of a cancelled one."""
@@ -111,11 +115,17 @@ class ControlNeXtPatch:
             options[self.key] = plan
         return executor(x, timesteps, context, y, control, options, **kwargs)
 
-    def input_patch(self, h: Tensor, options: Mapping[str, Any]) -> Tensor:
+    def input_patch(self, h: Tensor, options: dict[str, Any]) -> Tensor:
         """Block patch of the encoder."""
-        return self.add(h, options[self.key]) if self.key in options and options["block"] == self.place.block else h
+        if self.key not in options or options["block"] != self.place.block:
+            return h
+        plan: Plan = options[self.key]
+        if self.seat is None:
+            return self.add(h, plan)
+        feature = self.seat.feature(h, options)
+        return self.seat.settle(feature, self.add(feature, plan), plan.size, options)
 
-    def output_patch(self, h: Tensor, skip: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    def output_patch(self, h: Tensor, skip: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Block patch of the decoder; the skip connection is left alone."""
         return self.input_patch(h, options), skip
 
@@ -123,8 +133,7 @@ class ControlNeXtPatch:
 
     def set_range(self, model: ModelPatcher) -> None:
         """Translate percents with the schedule of the model that runs, which a later node may have changed."""
-        to_sigma = model.get_model_object("model_sampling").percent_to_sigma
-        self.sigmas = (to_sigma(self.percents[0]), to_sigma(self.percents[1]))
+        self.schedule.begin(model.get_model_object("model_sampling").percent_to_sigma)
 
     def forget(self) -> None:
         """Drop every kept tensor."""
@@ -150,22 +159,29 @@ class ControlNeXtPatch:
         # Python needs the numbers: one transfer for all of them.
         numbers = torch.cat([timesteps.float(), sigmas[:1].float().to(timesteps.device)]).tolist()
         times = numbers[: len(timesteps)]
-        if len(sigmas) and not self.sigmas[1] <= numbers[-1] <= self.sigmas[0]:
+        factor = self.schedule.factor(numbers[-1]) if len(sigmas) else 1.0
+        if factor == 0:
             return None
         size, areas = areas_of(options, Size(x.shape[-2], x.shape[-1]), len(prompts))
         self._keep_for(size, x.device, x.dtype)
-        batch, window = x.shape[0] // len(prompts), getattr(options.get("context_window"), "index_list", None)
-        hints = rows_of(batch, len(self.frames), window) * len(prompts)
+        batch, window = x.shape[0] // len(prompts), options.get("context_window")
+        places = getattr(window, "index_list", None)
+        hints = rows_of(batch, len(self.frames), getattr(window, "hint_list", places)) * len(prompts)
         needed = list(zip(hints, times, strict=True))
         distinct = {row: index for index, row in enumerate(dict.fromkeys(needed))}
         return Plan(
             control=self._control(list(distinct)),
             rows=[distinct[row] for row in needed],
             masks=self._fitted_masks(),
-            mask_rows=rows_of(batch, 1 if self.masks is None else len(self.masks), window) * len(prompts),
-            chunks=[Chunk(area, multiplier) for area, multiplier in zip(areas, multipliers, strict=True)],
+            mask_rows=rows_of(batch, 1 if self.masks is None else len(self.masks), places) * len(prompts),
+            chunks=[Chunk(area, multiplier * factor) for area, multiplier in zip(areas, multipliers, strict=True)],
             size=size,
         )
+
+    def _note_unused(self, batch: int, window: list[int] | None) -> None:
+        if not self._is_noted:
+            self._is_noted = True
+            note_unused_frames(len(self.frames), batch, window)
 
     def _keep_for(self, size: Size, device: torch.device, dtype: torch.dtype) -> None:
         if self._kept_for != (size, device, dtype):
@@ -173,13 +189,13 @@ class ControlNeXtPatch:
             self._kept_for = (size, device, dtype)
 
     def _control(self, rows: list[tuple[int, float]]) -> Tensor:
-        """(len(rows), C, h, w) for each (hint, timestep): computed once, kept until the timestep changes."""
+        """(len(rows), C, h, w) for each (hint, timestep): kept for the next evaluation, which may share some of them."""
         assert self._kept_for is not None
         size, device, _ = self._kept_for
         missing = [row for row in rows if row not in self._controls]
         if missing:
-            times = {time for _, time in rows}
-            self._controls = {row: control for row, control in self._controls.items() if row[1] in times}
+            # Those of other timesteps, and of windows of a long clip that lie behind.
+            self._controls = {row: control for row, control in self._controls.items() if row in rows}
         per_pass = max(1, PIXELS_PER_PASS // (size.height * size.width * LATENT_SCALE**2))
         for start in range(0, len(missing), per_pass):
             part = missing[start : start + per_pass]

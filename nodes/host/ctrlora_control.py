@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Hashable, Mapping, Sequence
@@ -46,7 +47,13 @@ class CtrLoRAControl(ControlBase):
     """
 
     def __init__(
-        self, base: CtrLoRABase, condition: ModelPatcher | None, lora_strength: float, posterior: Posterior, identity: Hashable
+        self,
+        base: CtrLoRABase,
+        condition: ModelPatcher | None,
+        lora_strength: float,
+        posterior: Posterior,
+        identity: Hashable,
+        name: str = "",
     ) -> None:
         super().__init__()
         self.base = base
@@ -55,6 +62,8 @@ class CtrLoRAControl(ControlBase):
         self.posterior = posterior
         self.identity = identity
         """Identifies the condition's content."""
+        self.name = name or base.name
+        """For texts."""
         # Makes the host's Apply nodes hand over the VAE.
         self.latent_format = comfy.latent_formats.SD15()
         self._hints: HintLatents | None = None
@@ -65,7 +74,7 @@ class CtrLoRAControl(ControlBase):
 
     def copy(self) -> CtrLoRAControl:
         """A control with the same weights and a state of its own."""
-        copy = CtrLoRAControl(self.base, self.condition, self.lora_strength, self.posterior, self.identity)
+        copy = CtrLoRAControl(self.base, self.condition, self.lora_strength, self.posterior, self.identity, self.name)
         self.copy_to(copy)
         return copy
 
@@ -80,7 +89,7 @@ class CtrLoRAControl(ControlBase):
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         """Start of a run: the last moment before sampling at which a wrong input can be named."""
         super().pre_run(model, percent_to_timestep_function)
-        self._check(model)
+        self.check(model)
         self._model = model
         self._recent = {}
         self.base.cache.start_run()
@@ -110,25 +119,49 @@ class CtrLoRAControl(ControlBase):
         before = None
         if previous is not None:
             before = previous.get_control(x_noisy, t, cond, batched_number, transformer_options)
+        parts = self.evaluate(members, x_noisy, t, cond, batched_number, transformer_options)
+        if not parts:
+            return before
+        total = functools.reduce(_add, parts.values())
+        return join_controls({"input": [], "middle": total[-1:], "output": total[:-1]}, before)  # type: ignore[dict-item]
+
+    def evaluate(
+        self,
+        members: Sequence[CtrLoRAControl],
+        x_noisy: Tensor,
+        t: Tensor,
+        cond: Mapping[str, Any],
+        batched_number: int,
+        transformer_options: Mapping[str, Any],
+    ) -> dict[CtrLoRAControl, list[Tensor]]:
+        """What each of several CtrLoRAs of this base adds, computed as one batch.
+
+        Args:
+            members: On this control's base; those that do not act now are left out.
+            x_noisy: As in `get_control`, and so the rest.
+            t: Sigmas.
+            cond: The call's conditioning.
+            batched_number: Prompts in the batch.
+            transformer_options: Of the host.
+
+        Returns:
+            The residuals of each acting member, its strength in them, shallowest first; the last is the middle one.
+        """
         times = self._model.model_sampling.timestep(t).float()
         numbers = torch.cat([t[:1].float(), times]).tolist()
         active = [member for member in members if member.strength != 0 and member._is_active(numbers[0])]
         if not active:
-            return before
+            return {}
         size = Size(x_noisy.shape[-2], x_noisy.shape[-1])
         text = cond.get("crossattn_controlnet", cond["c_crossattn"])
         window = getattr(transformer_options.get("context_window"), "index_list", None)
         digests = _digests(text)
-        total: list[Tensor] | None = None
         plans = []
         for member in active:
             hints = rows_of(len(x_noisy) // batched_number, len(member.cond_hint_original), window) * batched_number
             plans.append(member._rows(hints, numbers[1:], digests, size))
         results = self._evaluate([row for plan in plans for row in plan], text, size, x_noisy.device)
-        for member, plan in zip(active, plans, strict=True):
-            total = _add(total, member._residuals(plan, results))
-        assert total is not None
-        return _join({"input": [], "middle": total[-1:], "output": total[:-1]}, before)  # type: ignore[dict-item]
+        return {member: member._residuals(plan, results) for member, plan in zip(active, plans, strict=True)}
 
     # What happens in between
 
@@ -144,8 +177,15 @@ class CtrLoRAControl(ControlBase):
     def _is_active(self, sigma: float) -> bool:
         return self.timestep_range is None or self.timestep_range[1] <= sigma <= self.timestep_range[0]
 
-    def _check(self, model: Any) -> None:
-        """Refuse what cannot work, in one sentence."""
+    def check(self, model: Any) -> None:
+        """Refuse what cannot work, in one sentence.
+
+        Args:
+            model: The host's base model that will be sampled.
+
+        Raises:
+            ValueError: There is no fitting VAE, the model is of another family, or the hint is malformed.
+        """
         if self.vae is None:
             raise ValueError(
                 f"'{self.base.name}' reads the hint through a VAE and none is connected: "
@@ -255,11 +295,11 @@ def _digests(text: Tensor) -> list[bytes]:
     return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
 
 
-def _add(total: list[Tensor] | None, residuals: list[Tensor]) -> list[Tensor]:
-    return residuals if total is None else [a + b for a, b in zip(total, residuals, strict=True)]
+def _add(total: list[Tensor], residuals: list[Tensor]) -> list[Tensor]:
+    return [a + b for a, b in zip(total, residuals, strict=True)]
 
 
-def _join(control: Control, before: Control | None) -> Control:
+def join_controls(control: Control, before: Control | None) -> Control:
     """The sum of two dictionaries of residuals, either of which may lack some."""
     if before is None:
         return control

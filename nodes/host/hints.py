@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .layout import Size
 
+LOGGER = logging.getLogger("nextcontrol")
 LATENT_SCALE = 8
 """Pixels per latent cell in every family that ControlNeXt exists for."""
 SMALLEST_SIDE = 8
@@ -99,6 +102,12 @@ def to_masks(mask: Tensor, name: str) -> Tensor:
     if not torch.isfinite(masks.sum()):
         raise ValueError(f"{name} has NaN or infinite values: repair the node that made it.")
     return masks.clamp(0, 1)
+
+
+def note_unused_frames(hints: int, batch: int, frames: list[int] | None) -> None:
+    """Say once a run that a clip of hints is longer than the latent batch; the rest of it is not used."""
+    if frames is None and hints > batch:
+        LOGGER.warning("The hint has %d frames and the latent batch %d: the last %d are not used.", hints, batch, hints - batch)
 
 
 def rows_of(batch: int, hints: int, frames: list[int] | None) -> list[int]:

@@ -99,9 +99,10 @@ def test_the_percent_range_follows_the_schedule_of_the_model_that_runs(base_fold
     shifted.set_sigmas(shifted.sigmas * 3)
     later.add_object_patch("model_sampling", shifted)
     with running(later):
-        assert patch.sigmas[1] == shifted.percent_to_sigma(0.5)
+        assert patch.schedule.factor(shifted.percent_to_sigma(0.5)) == 1
+        assert patch.schedule.factor(shifted.percent_to_sigma(0.5) * 0.999) == 0
     with running(patched):
-        assert patch.sigmas[1] == patched.get_model_object("model_sampling").percent_to_sigma(0.5)
+        assert patch.schedule.factor(patched.get_model_object("model_sampling").percent_to_sigma(0.5)) == 1
 
 
 def test_an_all_zero_mask_adds_nothing(base_folder):

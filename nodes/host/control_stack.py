@@ -1,0 +1,301 @@
+"""Several controls as one control of the host: each is evaluated by itself, then weighted, masked, limited and summed."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from comfy.controlnet import ControlBase
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...models.combine import cap_factor, guess_weight, norm, resolution_weight
+from .ctrlora_control import Control, CtrLoRAControl, join_controls
+from .hints import fit_mask, note_unused_frames, rows_of
+from .layout import Area, Size, areas_of
+from .readout import Readout, group_of
+from .schedule import Schedule
+
+DEPTHS = ("input", "output", "middle")
+"""The host's kinds of residual: added in the encoder, to the skips of the decoder, after the middle block."""
+
+_counter = itertools.count()
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the controls of a stack become one."""
+
+    is_capped: bool = False
+    has_resolution_weights: bool = False
+    has_guess_weights: bool = False
+
+
+@dataclass(eq=False)
+class Member:
+    """One control of a stack."""
+
+    position: int
+    """In the stack, from 1."""
+    control: ControlBase
+    """With its hint, its weight and its range, and no predecessor."""
+    masks: Tensor | None
+    """(M, H, W), where it acts."""
+    schedule: Schedule
+
+
+@dataclass(eq=False)
+class Call:
+    """What one call of the UNet adds, for the readout."""
+
+    size: Size
+    parts: list[tuple[int, Control]]
+    """By position; the lists stay whole, those that the host gets are emptied by it."""
+    total: Control
+
+
+class ControlStack(ControlBase):
+    """The members of a stack that are controls of the host, those of other nodes before it as its predecessor."""
+
+    def __init__(self, members: list[Member], rules: Rules, readout: Readout | None) -> None:
+        super().__init__()
+        self.members = members
+        self.rules = rules
+        self.readout = readout
+        self.key = f"nextcontrol.control_stack.{next(_counter)}"
+        self._masks: dict[tuple[int, Size, torch.device], Tensor] = {}
+        self._is_noted = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ControlStack:
+        # The host copies a model's patches deeply, and with them what they are bound to.
+        return self
+
+    # What the host calls
+
+    def copy(self) -> ControlStack:
+        """A stack with copies of its members."""
+        members = [Member(m.position, m.control.copy(), m.masks, m.schedule) for m in self.members]
+        copy = ControlStack(members, self.rules, self.readout)
+        self.copy_to(copy)
+        return copy
+
+    def get_models(self) -> list[ModelPatcher]:
+        """The networks to load, each once."""
+        models = super().get_models()
+        for model in itertools.chain.from_iterable(member.control.get_models() for member in self.members):
+            if not any(model is other for other in models):
+                models.append(model)
+        return models
+
+    def get_extra_hooks(self) -> list[Any]:
+        """Hooks that nodes have put on the members."""
+        return [*super().get_extra_hooks(), *(hook for m in self.members for hook in m.control.get_extra_hooks())]
+
+    def inference_memory_requirements(self, dtype: torch.dtype) -> float:
+        """Of the hungriest: members run one after the other."""
+        own = max((member.control.inference_memory_requirements(dtype) for member in self.members), default=0)
+        return super().inference_memory_requirements(dtype) + own
+
+    def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
+        """Start of a run."""
+        super().pre_run(model, percent_to_timestep_function)
+        for member in self.members:
+            member.control.pre_run(model, percent_to_timestep_function)
+            member.schedule.begin(percent_to_timestep_function)
+        self._masks, self._is_noted = {}, False
+
+    def cleanup(self) -> None:
+        """End of a run."""
+        super().cleanup()
+        for member in self.members:
+            member.control.cleanup()
+        self._masks = {}
+
+    def get_control(
+        self, x_noisy: Tensor, t: Tensor, cond: Mapping[str, Any], batched_number: int, transformer_options: dict[str, Any]
+    ) -> Control | None:
+        """The controls for one call of the UNet.
+
+        Args:
+            x_noisy: (B, C, h, w); B is prompts x batch.
+            t: (B,), sigmas.
+            cond: The call's conditioning.
+            batched_number: Prompts in the batch.
+            transformer_options: Of the host; the readout's notes go into it.
+
+        Returns:
+            The host's dictionary of residuals, or None where nothing is added.
+        """
+        before = None
+        if self.previous_controlnet is not None:
+            before = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
+        self._note_unused(len(x_noisy) // batched_number, transformer_options)
+        factors = self._factors(t)
+        active = [member for member in self.members if factors[member]]
+        found = self._evaluate(active, x_noisy, t, cond, batched_number, transformer_options)
+        size = Size(x_noisy.shape[-2], x_noisy.shape[-1])
+        view = View(size, *areas_of(transformer_options, size, batched_number), len(x_noisy), transformer_options)
+        parts = [(m, self._weighted(found[m], m, factors[m], view)) for m in active if m in found]
+        if not parts:
+            return before
+        parts = self._limited(parts)
+        total = join_controls(functools.reduce(join_controls, (part for _, part in parts)), before)
+        if self.readout is not None:
+            kept = {depth: list(residuals) for depth, residuals in total.items()}
+            transformer_options[self.key] = Call(view.size, [(m.position, part) for m, part in parts], kept)
+        # The host empties the lists that it is given; a member may still hold its own.
+        return {depth: list(residuals) for depth, residuals in total.items()}
+
+    # What happens in between
+
+    def _factors(self, t: Tensor) -> dict[Member, float]:
+        """Of the curves; ranges are the members' own matter, and without a curve nothing has to leave the device."""
+        if all(member.schedule.curve == "constant" for member in self.members):
+            return dict.fromkeys(self.members, 1.0)
+        sigma = float(t[0])
+        return {member: member.schedule.factor(sigma) for member in self.members}
+
+    def _evaluate(self, active: list[Member], *call: Any) -> dict[Member, Control]:
+        """What each acting member adds, by itself; CtrLoRAs of one base in one batch."""
+        found: dict[Member, Control] = {}
+        shared: dict[Any, list[Member]] = {}
+        for member in active:
+            if isinstance(member.control, CtrLoRAControl):
+                shared.setdefault(member.control.base, []).append(member)
+            elif (control := member.control.get_control(*call)) is not None:
+                found[member] = control
+        for members in shared.values():
+            results = members[-1].control.evaluate([member.control for member in members], *call)
+            for member in members:
+                if member.control in results:
+                    residuals = results[member.control]
+                    found[member] = {"input": [], "middle": residuals[-1:], "output": residuals[:-1]}  # type: ignore[dict-item]
+        return found
+
+    def _weighted(self, control: Control, member: Member, factor: float, view: View) -> Control:
+        """A member's residuals with its curve, its mask and the weights of the levels; as they are where these are 1."""
+
+        def weigh(residual: Tensor | None, depth: str, index: int, count: int) -> Tensor | None:
+            if residual is None:
+                return None
+            weight = factor
+            if self.rules.has_resolution_weights:
+                weight *= resolution_weight(view.size.height, residual.shape[-2])
+            if self.rules.has_guess_weights:
+                # The middle is the deepest and comes after the skips.
+                weight *= 1.0 if depth == "middle" else guess_weight(index, count + 1)
+            if weight != 1:
+                residual = residual * weight
+            return residual if member.masks is None else residual * self._mask(member, residual, view).to(residual.dtype)
+
+        return {
+            depth: [weigh(residual, depth, index, len(residuals)) for index, residual in enumerate(residuals)]
+            for depth, residuals in control.items()
+        }
+
+    def _limited(self, parts: list[tuple[Member, Control]]) -> list[tuple[Member, Control]]:
+        """Under `cap`, the parts shrunk so that each sum has the norm of its largest term at most."""
+        if not self.rules.is_capped or len(parts) == 1:
+            return parts
+        limited: list[tuple[Member, Control]] = [(member, {depth: [] for depth in DEPTHS}) for member, _ in parts]
+        for depth in DEPTHS:
+            lists = [part.get(depth, []) for _, part in parts]
+            for terms in itertools.zip_longest(*lists):
+                present = [term for term in terms if term is not None]
+                factor = _cap_factor(present) if len(present) > 1 else None
+                for (_, part), term in zip(limited, terms, strict=True):
+                    part[depth].append(term if term is None or factor is None else term * factor.to(term.dtype))
+        return limited
+
+    def _mask(self, member: Member, residual: Tensor, view: View) -> Tensor:
+        """(B, 1, h, w) for a residual, or one row for all."""
+        key = (member.position, view.full, residual.device)
+        if key not in self._masks:
+            assert member.masks is not None
+            self._masks[key] = fit_mask(member.masks.to(residual.device), view.full)
+        masks = self._masks[key]
+        size = (residual.shape[-2], residual.shape[-1])
+        rows = rows_of(view.rows // len(view.areas), len(masks), view.window)
+        fitted = [F.adaptive_avg_pool2d(area.crop(masks, view.full), size) for area in dict.fromkeys(view.areas)]
+        if len(fitted) == 1 and len(masks) == 1:
+            return fitted[0]
+        index = {area: i for i, area in enumerate(dict.fromkeys(view.areas))}
+        return torch.cat([fitted[index[area]][rows] for area in view.areas])
+
+    def _note_unused(self, batch: int, options: Mapping[str, Any]) -> None:
+        if not self._is_noted:
+            self._is_noted = True
+            window = getattr(options.get("context_window"), "index_list", None)
+            for member in self.members:
+                note_unused_frames(len(member.control.cond_hint_original), batch, window)
+
+    # Inside the UNet, for the readout
+
+    def note_encoder(self, h: Tensor, options: dict[str, Any]) -> Tensor:
+        """Block patch of the encoder: `h` has its control already."""
+        call: Call | None = options.get(self.key)
+        if call is not None:
+            self._note(call, "input", len(call.total.get("input", [])) - 1 - options["block"][1], h)
+        return h
+
+    def note_decoder(self, h: Tensor, skip: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Block patch of the decoder: the skip has its control already, and before the first block `h` the middle one."""
+        call: Call | None = options.get(self.key)
+        if call is not None:
+            block = options["block"][1]
+            if block == 0:
+                self._note(call, "middle", len(call.total.get("middle", [])) - 1, h)
+            self._note(call, "output", len(call.total.get("output", [])) - 1 - block, skip)
+        return h, skip
+
+    def _note(self, call: Call, depth: str, index: int, feature: Tensor) -> None:
+        """What each member added at one place; the host takes residuals from the end of its lists."""
+        assert self.readout is not None
+        if index < 0 or (total := call.total[depth][index]) is None:
+            return
+        before = feature - total
+        for position, part in call.parts:
+            residuals = part.get(depth, [])
+            if index < len(residuals) and (residual := residuals[index]) is not None:
+                group = "middle" if depth == "middle" else group_of(call.size, residual)
+                self.readout.note(position, group, call.size, residual.to(feature.dtype), before)
+
+
+@dataclass(frozen=True)
+class View:
+    """What one call shows of the latent."""
+
+    size: Size
+    """Of the call's latent."""
+    full: Size
+    """Of the whole latent."""
+    areas: list[Area]
+    """Of each prompt."""
+    rows: int
+    options: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def window(self) -> list[int] | None:
+        """Places of the rows in the whole clip, where the host evaluates a part of it."""
+        return getattr(self.options.get("context_window"), "index_list", None)
+
+
+def stacks_in(control: ControlBase | None) -> Iterator[ControlStack]:
+    """The stacks in a chain of controls."""
+    while control is not None:
+        if isinstance(control, ControlStack):
+            yield control
+        control = control.previous_controlnet
+
+
+def _cap_factor(terms: list[Tensor]) -> Tensor:
+    """(N, 1, 1, 1): what the limit leaves of each term of a sum."""
+    total = functools.reduce(torch.add, terms)
+    rows = max(len(term) for term in terms)
+    largest = functools.reduce(torch.maximum, (norm(term.expand(rows, -1, -1, -1)) for term in terms))
+    return cap_factor(total, largest)

@@ -1,0 +1,173 @@
+"""What each control of a stack did: its share of the feature it was added to, and where in the picture it acted."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import numpy as np
+import torch
+from comfy_execution.utils import get_executing_context
+from PIL import Image
+from server import PromptServer
+from torch import Tensor
+from torch.nn import functional as F
+
+from .inspect_file import show_text
+from .layout import Size
+from .unet_structure import Place
+
+FOLDER = "nextcontrol"
+"""Below ComfyUI's temporary folder."""
+HEAT_SIDE = 256
+"""Longer side of a heat map in pixels, at least."""
+
+Factor = Callable[[dict[str, Any]], Tensor | None]
+
+
+class Readout:
+    """Collects on the sampling device and without waiting for it; written out when a run ends.
+
+    The records and pictures that the node returned stay the same objects and files and are filled in after the run, so that
+    the page and the history of the API have them.
+
+    Args:
+        names: Of the controls, in the stack's order; None for one that does not act.
+        node_id: Of the node on the canvas.
+    """
+
+    def __init__(self, names: list[str | None], node_id: str | None) -> None:
+        self.node_id = node_id
+        self.key = f"nextcontrol.readout.{uuid.uuid4().hex}"
+        self.records: list[dict[str, Any]] = [
+            {"position": position, "control": name, "share": {}, "evaluations": 0}
+            for position, name in enumerate(names, 1)
+            if name is not None
+        ]
+        self.images = [
+            {"filename": f"stack_{self.key[-32:]}_{record['position']:02}.png", "subfolder": FOLDER, "type": "temp"}
+            for record in self.records
+        ]
+        for image in self.images:
+            _write(image, np.zeros((HEAT_SIDE, HEAT_SIDE), dtype=np.float32))
+        self.forget()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Readout:
+        return self
+
+    # During a run
+
+    def forget(self) -> None:
+        """Start of a run."""
+        self._shares: defaultdict[tuple[int, str], list[Tensor]] = defaultdict(list)
+        self._heat: dict[int, Tensor] = {}
+
+    def note(self, position: int, group: str, size: Size, added: Tensor, feature: Tensor) -> None:
+        """Take note of one addition.
+
+        Args:
+            position: Of the control, from 1.
+            group: Of places in the UNet.
+            size: Of the whole latent.
+            added: (N, C, h, w), or one row for all.
+            feature: (N, C, h, w), without it.
+        """
+        cells = torch.linalg.vector_norm(added.float(), dim=1, keepdim=True)
+        rows = cells.square().sum(dim=(1, 2, 3)).sqrt()
+        whole = torch.linalg.vector_norm(feature.float().flatten(1), dim=1)
+        shares = rows / whole.clamp_min(torch.finfo(torch.float32).tiny)
+        # Rows that the control leaves alone, those of the negative prompt perhaps, do not lower its share.
+        self._shares[position, group].append(shares.sum() / (rows > 0).sum().clamp_min(1))
+        typical = whole.square().mean().sqrt() / (feature.shape[-1] * feature.shape[-2]) ** 0.5
+        heat = F.adaptive_avg_pool2d(cells.mean(dim=0, keepdim=True) / typical.clamp_min(1e-20), tuple(size))[0, 0]
+        self._heat[position] = self._heat.get(position, 0) + heat
+
+    def note_later(
+        self,
+        options: dict[str, Any],
+        position: int,
+        place: Place,
+        size: Size,
+        added: Tensor,
+        feature: Tensor,
+        factor: Factor,
+    ) -> None:
+        """Take note of an addition whose limit is known only after the others of its place."""
+        group = "middle" if place.block[0] == "output" else group_of(size, added)
+        options.setdefault(self.key, []).append((position, group, size, added, feature, factor))
+
+    def flush(self, options: dict[str, Any]) -> None:
+        """Take note of what has been put off."""
+        for position, group, size, added, feature, factor in options.pop(self.key, ()):
+            kept = factor(options)
+            self.note(position, group, size, added if kept is None else added * kept, feature)
+
+    # After a run
+
+    def publish(self) -> None:
+        """Fill in the records, write the heat maps, and show both on the node."""
+        if not self._shares:
+            return
+        for record, image in zip(self.records, self.images, strict=True):
+            position = record["position"]
+            own = {group: torch.stack(values) for (at, group), values in self._shares.items() if at == position}
+            record["share"] = {group: round(float(values.mean()), 6) for group, values in own.items()}
+            record["evaluations"] = max((len(values) for values in own.values()), default=0)
+            record["prompt_id"] = _prompt_id()
+            _write(image, self._map_of(position))
+        show_text(self.text(), self.node_id)
+        self._send()
+        self.forget()
+
+    def text(self) -> str:
+        """One line for each control."""
+        return "\n".join(
+            f"{record['position']}. {record['control']}: "
+            + (", ".join(f"{group} {share:.1%}" for group, share in record["share"].items()) or "nothing added")
+            for record in self.records
+        )
+
+    def ui(self) -> dict[str, Any]:
+        """What the node returns beside its outputs."""
+        return {"readout": self.records, "images": self.images}
+
+    def _map_of(self, position: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Relative to the strongest cell of all controls, so that the maps can be compared."""
+        highest = max(float(heat.max()) for heat in self._heat.values())
+        heat = self._heat.get(position)
+        if heat is None or highest == 0:
+            return np.zeros((HEAT_SIDE, HEAT_SIDE), dtype=np.float32)
+        return (heat / highest).cpu().numpy()
+
+    def _send(self) -> None:
+        server = getattr(PromptServer, "instance", None)
+        if server is not None and self.node_id is not None:
+            message = {"node": self.node_id, "display_node": self.node_id, "output": self.ui(), "prompt_id": _prompt_id()}
+            server.send_sync("executed", message, server.client_id)
+
+
+def group_of(size: Size, residual: Tensor) -> str:
+    """The part of the latent's height that a place of the UNet has: "1/1", "1/2" and so on."""
+    return f"1/{round(size.height / residual.shape[-2])}"
+
+
+def _prompt_id() -> str | None:
+    """Of the run that is under way."""
+    context = get_executing_context()
+    return None if context is None else context.prompt_id
+
+
+def _write(image: dict[str, str], heat: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    """A map of 0 to 1 as a picture: dark blue where nothing happened, yellow where most did."""
+    import cv2
+
+    folder = Path(folder_paths.get_temp_directory()) / image["subfolder"]
+    folder.mkdir(parents=True, exist_ok=True)
+    scale = max(1, HEAT_SIDE // max(heat.shape))
+    pixels = np.kron((heat * 255).round().astype(np.uint8), np.ones((scale, scale), dtype=np.uint8))
+    colors = cv2.cvtColor(cv2.applyColorMap(pixels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+    Image.fromarray(colors).save(folder / image["filename"], compress_level=1)

@@ -1,0 +1,261 @@
+"""A stack of controls, and putting it on a model and its prompts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from comfy.controlnet import ControlBase
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
+from torch import Tensor
+
+from ...models.combine import weights_of
+from .attach import add_areas, attach_controlnext
+from .control_stack import ControlStack, Member, Rules, stacks_in
+from .controlnext_file import ControlNeXtFile
+from .ctrlora_control import CtrLoRAControl
+from .hints import check_image, to_masks
+from .readout import Readout
+from .schedule import Schedule
+from .stack_sites import Seating
+
+logger = logging.getLogger("nextcontrol")
+STACK = "nextcontrol.stack"
+"""Attachment of a model that has one."""
+
+Conditioning = list[list[Any]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One control of a stack, as the user set it; without a control and a hint where it is switched off."""
+
+    control: ControlBase | ControlNeXtFile | None
+    image: Tensor | None
+    """(N, H, W, 3)."""
+    strength: float
+    percents: tuple[float, float]
+    mask: Tensor | None = None
+    """(M, H, W)."""
+    curve: str = "constant"
+
+    @property
+    def is_off(self) -> bool:
+        """Adds nothing whatever the control is, so that control and hint need not be there."""
+        return is_off(self.strength, *self.percents)
+
+    @property
+    def name(self) -> str:
+        """For texts: what it is, and its file where that is known."""
+        if isinstance(self.control, ControlNeXtFile):
+            return f"ControlNeXt {self.control.name}"
+        return f"CtrLoRA {self.control.name}" if isinstance(self.control, CtrLoRAControl) else type(self.control).__name__
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the controls are put together."""
+
+    strength: float = 1.0
+    """Of the whole stack."""
+    balance: str = "sum"
+    is_resolution_weighted: bool = False
+    is_guessed: bool = False
+
+    @property
+    def is_conditional_only(self) -> bool:
+        """The negative prompt is left without control."""
+        return self.is_resolution_weighted or self.is_guessed
+
+
+def is_off(strength: float, start_percent: float, end_percent: float) -> bool:
+    """Whether a control with these settings adds nothing."""
+    return strength == 0 or start_percent >= end_percent
+
+
+def check_entry(entry: Entry, position: int) -> None:
+    """Refuse a control that cannot be stacked.
+
+    Args:
+        entry: As the node was given it.
+        position: In the stack, from 1, for the error.
+
+    Raises:
+        ValueError: It has no control, or its hint or mask is malformed.
+    """
+    if entry.is_off:
+        return
+    if not isinstance(entry.control, ControlBase | ControlNeXtFile):
+        raise ValueError(
+            f"Control {position} of the stack is no control ({type(entry.control).__name__}): connect a loader whose file "
+            "could be read."
+        )
+    if entry.image is None:
+        raise ValueError(f"Control {position} of the stack ({entry.name}) has no hint: connect its image.")
+    with _at(position, entry):
+        check_image(entry.image, "image")
+        if entry.mask is not None:
+            masks, frames = len(to_masks(entry.mask, "mask")), len(entry.image)
+            if masks > 1 and frames > 1 and masks != frames:
+                raise ValueError(f"The mask has {masks} frames and the hint {frames}: use one mask, or one for each frame.")
+
+
+def apply_stack(
+    model: ModelPatcher,
+    positive: Conditioning,
+    negative: Conditioning,
+    entries: Sequence[Entry],
+    options: Options,
+    vae: Any = None,
+    readout_node: str | None = None,
+) -> tuple[ModelPatcher, Conditioning, Conditioning, Readout | None]:
+    """Put a stack of controls on a model and its prompts.
+
+    Args:
+        model: Left as it is.
+        positive: Prompt; controls that are on it stay.
+        negative: The same.
+        entries: In order; ControlNeXts act one after the other, all others are summed.
+        options: How.
+        vae: For controls that read their hint through one.
+        readout_node: Id of the node that shows what each control did; None for no readout.
+
+    Returns:
+        Model and prompts, the given ones where nothing is added to them, and the readout.
+
+    Raises:
+        ValueError: A control does not fit the model, or needs a VAE; its position is named.
+    """
+    acting = [(position, entry) for position, entry in enumerate(entries, 1) if not entry.is_off]
+    if not acting or options.strength == 0:
+        return model, positive, negative, None
+    weights = weights_of([entry.strength for _, entry in acting], options.balance)
+    weighted = [
+        (position, replace(entry, strength=weight * options.strength))
+        for (position, entry), weight in zip(acting, weights, strict=True)
+    ]
+    _note_other_stacks(model, positive)
+    names = [None if entry.is_off else entry.name for entry in entries]
+    readout = None if readout_node is None else Readout(names, readout_node)
+    plain = [(position, entry) for position, entry in weighted if not isinstance(entry.control, ControlNeXtFile)]
+    next_ones = [(position, entry) for position, entry in weighted if isinstance(entry.control, ControlNeXtFile)]
+    for position, entry in plain:
+        with _at(position, entry):
+            _check_control(entry, model, vae)
+    stacks: dict[Any, ControlStack] = {}
+    rules = Rules(options.balance == "cap", options.is_resolution_weighted, options.is_guessed)
+    if plain:
+        prompts = [positive] if options.is_conditional_only else [positive, negative]
+        controlled = [_with_stack(prompt, plain, rules, vae, readout, stacks) for prompt in prompts]
+        positive, negative = controlled[0], controlled[-1] if len(controlled) > 1 else negative
+    needs_model = bool(next_ones) or readout is not None or any(entry.mask is not None for _, entry in plain)
+    if needs_model:
+        model = model.clone()
+        model.set_attachments(STACK, True)
+        add_areas(model)
+        _add_notes(model, list(stacks.values()), readout)
+        model = _attach_all(model, next_ones, options, readout)
+        _add_flush(model, readout)
+    return model, positive, negative, readout
+
+
+def _with_stack(
+    prompt: Conditioning,
+    entries: list[tuple[int, Entry]],
+    rules: Rules,
+    vae: Any,
+    readout: Readout | None,
+    stacks: dict[Any, ControlStack],
+) -> Conditioning:
+    """A prompt with the stack behind the controls that it has; prompts with the same controls share one."""
+    result = []
+    for text, given in prompt:
+        previous = given.get("control")
+        if previous not in stacks:
+            stacks[previous] = ControlStack([_member(p, entry, vae) for p, entry in entries], rules, readout)
+            stacks[previous].set_previous_controlnet(previous)
+        result.append([text, {**given, "control": stacks[previous], "control_apply_to_uncond": False}])
+    return result
+
+
+def _member(position: int, entry: Entry, vae: Any) -> Member:
+    assert entry.image is not None
+    assert isinstance(entry.control, ControlBase)
+    pixels = entry.image.movedim(-1, 1)  # BHWC -> BCHW
+    control = entry.control.copy().set_cond_hint(pixels, entry.strength, entry.percents, vae=vae)
+    masks = None if entry.mask is None else to_masks(entry.mask, "mask")
+    return Member(position, control, masks, Schedule(*entry.percents, entry.curve))
+
+
+def _check_control(entry: Entry, model: ModelPatcher, vae: Any) -> None:
+    """What can be seen before sampling."""
+    assert isinstance(entry.control, ControlBase)
+    if isinstance(entry.control, CtrLoRAControl):
+        _member(0, entry, vae).control.check(model.model)
+    elif entry.control.latent_format is not None and vae is None:
+        raise ValueError("It reads the hint through a VAE and none is connected: connect the checkpoint's vae.")
+
+
+def _attach_all(
+    model: ModelPatcher, entries: list[tuple[int, Entry]], options: Options, readout: Readout | None
+) -> ModelPatcher:
+    """The ControlNeXts, one after the other."""
+    seating = Seating(options.balance == "cap", readout)
+    for position, entry in entries:
+        assert isinstance(entry.control, ControlNeXtFile)
+        assert entry.image is not None
+        with _at(position, entry):
+            model = attach_controlnext(
+                model,
+                entry.control,
+                entry.image,
+                entry.strength,
+                entry.percents,
+                entry.mask,
+                "off" if options.is_conditional_only else "auto",
+                entry.curve,
+                seating.at(position),
+            )
+    return model
+
+
+def _add_notes(model: ModelPatcher, stacks: list[ControlStack], readout: Readout | None) -> None:
+    """Block patches that see what the controls are added to; before those of ControlNeXts, which change it."""
+    if readout is None:
+        return
+    for stack in stacks:
+        model.set_model_input_block_patch(stack.note_encoder)
+        model.set_model_output_block_patch(stack.note_decoder)
+    model.add_callback_with_key(CallbacksMP.ON_PRE_RUN, readout.key, lambda _model: readout.forget())
+    model.add_callback_with_key(CallbacksMP.ON_CLEANUP, readout.key, lambda _model: readout.publish())
+
+
+def _add_flush(model: ModelPatcher, readout: Readout | None) -> None:
+    """A block patch behind all ControlNeXts, that takes note of what they added."""
+    if readout is None:
+        return
+
+    def flush(h: Tensor, skip: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        readout.flush(options)
+        return h, skip
+
+    model.set_model_output_block_patch(flush)
+
+
+def _note_other_stacks(model: ModelPatcher, positive: Conditioning) -> None:
+    on_prompt = any(True for _, given in positive for _ in stacks_in(given.get("control")))
+    if on_prompt or model.get_attachment(STACK):
+        logger.info("A control stack is on this model or its prompts already: both act, and what they add is summed.")
+
+
+@contextmanager
+def _at(position: int, entry: Entry) -> Iterator[None]:
+    """Puts a control's place in the stack before any error about it."""
+    try:
+        yield
+    except ValueError as error:
+        raise type(error)(f"Control {position} of the stack ({entry.name}): {error}") from error

@@ -1,0 +1,567 @@
+"""Several controls as one: what a stack adds is what its controls add, weighted, masked and limited as it says."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from functools import cache
+
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.model_management
+import comfy.ops
+import pytest
+import torch
+from ctrlora_files import GivenLatents, control_of, load_small_base, numbered
+from host_models import UNET_CONFIGS, build_model, evaluate
+from narrow import control_for, hints, latents, narrow_model, text
+from nextcontrol.models.combine import cap_factor, guess_weight, norm, weights_of
+from nextcontrol.nodes.host.attach import attach_controlnext
+from nextcontrol.nodes.host.control_stack import ControlStack
+from nextcontrol.nodes.host.schedule import Schedule
+from nextcontrol.nodes.host.stack import Entry, Options, apply_stack, check_entry
+from seeded import seeded_state_dict, seeded_tensor
+from torch.testing import assert_close
+
+import nodes as host_nodes
+
+SIZE = (8, 12)
+LEFT = torch.cat([torch.ones(1, 64, 48), torch.zeros(1, 64, 48)], dim=2)
+KINDS = ("native", "ctrlora")
+
+
+@cache
+def native(variant: str = "ctrlora", seed: int = 0) -> comfy.controlnet.ControlNet:
+    """The host's own ControlNet for one of the small models; users take copies of it."""
+    arguments = {k: v for k, v in UNET_CONFIGS[variant].items() if k not in {"out_channels", "transformer_depth_output"}}
+    arguments = {key: value[:] if isinstance(value, list) else value for key, value in arguments.items()}
+    network = comfy.cldm.cldm.ControlNet(**arguments, hint_channels=3, operations=comfy.ops.disable_weight_init)
+    network.load_state_dict(seeded_state_dict({key: tensor.shape for key, tensor in network.state_dict().items()}, seed))
+    return comfy.controlnet.ControlNet(network.eval(), load_device=comfy.model_management.get_torch_device())
+
+
+def control(kind: str, base_folder, seed: int = 0):
+    if kind == "native":
+        return native(seed=seed)
+    return control_of(base_folder, load_small_base(base_folder), f"condition{seed}.")
+
+
+def entry(thing, strength: float = 1.0, percents=(0.0, 1.0), mask=None, curve: str = "constant", image=None) -> Entry:
+    return Entry(thing, numbered(0).movedim(1, -1) if image is None else image, strength, percents, mask, curve)
+
+
+def prompts(width: int = 96):
+    return [[[seeded_tensor(name, [1, 7, width]), {}]] for name in ("positive", "negative")]
+
+
+def vae():
+    return GivenLatents("hint_latent")
+
+
+def stacked(entries, *, model=None, conditioning=None, node=None, **options):
+    model = build_model("ctrlora") if model is None else model
+    width = model.model.model_config.unet_config["context_dim"]
+    return apply_stack(model, *(conditioning or prompts(width)), entries, Options(**options), vae(), node)
+
+
+def sample(model, positive, negative, batch: int = 1, seed: int = 0, sampler: str = "euler"):
+    latent = {"samples": torch.zeros(batch, 4, *SIZE)}
+    return host_nodes.common_ksampler(model, seed, 3, 4.0, sampler, "normal", positive, negative, latent)[0]["samples"]
+
+
+def residuals(stack: ControlStack, model, rows: int = 2, sigma: float = 3.0, options=None):
+    """What a stack gives the UNet in one call for two prompts."""
+    stack.pre_run(model.model, model.get_model_object("model_sampling").percent_to_sigma)
+    width = model.model.model_config.unet_config["context_dim"]
+    call = (torch.zeros(rows, 4, *SIZE), torch.full((rows,), sigma), {"c_crossattn": seeded_tensor("text", [rows, 7, width])})
+    try:
+        return stack.get_control(*call, 2, {} if options is None else options)
+    finally:
+        stack.cleanup()
+
+
+def of(positive) -> ControlStack:
+    (stack,) = [given["control"] for _, given in positive]
+    return stack
+
+
+def found(entries, sigma: float = 3.0, rows: int = 2, **options) -> list[torch.Tensor]:
+    model = build_model("ctrlora")
+    given = residuals(of(stacked(entries, **options)[1]), model, rows, sigma)
+    return [] if given is None else [*given["output"], *given["middle"]]
+
+
+# One control
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("strength", "percents"), [(1.0, (0.0, 1.0)), (0.4, (0.2, 0.8))])
+def test_a_stack_of_one_is_the_hosts_apply_node_bit_for_bit(kind, strength, percents, base_folder):
+    model, one, (positive, negative) = build_model("ctrlora"), control(kind, base_folder), prompts()
+    image = numbered(0).movedim(1, -1)
+    expected = host_nodes.ControlNetApplyAdvanced().apply_controlnet(positive, negative, one, image, strength, *percents, vae())
+    same, *conditioning, _ = stacked([entry(one, strength, percents)])
+    assert same is model
+    result = sample(model, *conditioning, batch=2)
+    assert torch.equal(result, sample(model, *expected, batch=2))
+    assert not torch.equal(result, sample(model, positive, negative, batch=2))
+
+
+@pytest.mark.parametrize("balance", ["sum", "mean", "cap"])
+def test_a_controlnext_alone_is_its_apply_node_bit_for_bit(balance, base_folder):
+    model, one, mask = narrow_model(), control_for(base_folder), LEFT
+    strength = 1.0 if balance == "mean" else 0.7
+    expected = attach_controlnext(model, one, hints(), strength, (0.1, 0.9), mask)
+    patched, *conditioning, _ = stacked([entry(one, strength, (0.1, 0.9), mask, image=hints())], model=model, balance=balance)
+    assert torch.equal(sample(patched, *conditioning), sample(expected, *prompts(768)))
+    assert not torch.equal(sample(patched, *conditioning), sample(model, *prompts(768)))
+
+
+@pytest.mark.parametrize("off", [{"strength": 0.0}, {"percents": (0.5, 0.5)}])
+def test_a_control_that_is_off_needs_no_loader_and_changes_nothing(off, base_folder):
+    given = prompts()
+    blank = Entry(None, None, off.get("strength", 1.0), off.get("percents", (0.0, 1.0)))
+    check_entry(blank, 1)
+    model, *conditioning, _ = stacked([blank], conditioning=given)
+    assert model is build_model("ctrlora")
+    assert conditioning[0] is given[0]
+    one = control("ctrlora", base_folder)
+    for first, second in zip(found([blank, entry(one)]), found([entry(one)]), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_strength_zero_of_the_whole_stack_changes_nothing(base_folder):
+    given = prompts()
+    model, *conditioning, _ = stacked([entry(control("native", base_folder))], conditioning=given, strength=0.0)
+    assert model is build_model("ctrlora")
+    assert conditioning == given
+
+
+# Several
+
+
+def test_what_a_stack_adds_is_the_weighted_sum_in_any_order(base_folder):
+    one, two = control("native", base_folder), control("ctrlora", base_folder, 1)
+    single = [found([entry(one, 0.7)]), found([entry(two, 1.2)])]
+    for order in ([entry(one, 0.7), entry(two, 1.2)], [entry(two, 1.2), entry(one, 0.7)]):
+        for total, a, b in zip(found(order), *single, strict=True):
+            assert_close(total, a + b, rtol=1e-5, atol=1e-5)
+    for half, total in zip(found(order, strength=0.5), found(order), strict=True):
+        assert_close(half, total / 2, rtol=1e-5, atol=1e-5)
+
+
+def test_controlnexts_act_one_after_the_other(base_folder):
+    model, one, two = narrow_model(), control_for(base_folder), control_for(base_folder, seed=1)
+    for first, second in ((one, two), (two, one)):
+        chain = attach_controlnext(model, first, hints(), 0.5, (0.0, 1.0))
+        chain = attach_controlnext(chain, second, hints(seed=1), 0.8, (0.0, 1.0))
+        patched, *_ = stacked([entry(first, 0.5, image=hints()), entry(second, 0.8, image=hints(seed=1))], model=model)
+        assert torch.equal(sample(patched, *prompts(768)), sample(chain, *prompts(768)))
+
+
+@pytest.mark.parametrize("kinds", [("native", "ctrlora"), ("ctrlora", "ctrlora")])
+def test_mean_divides_by_the_sum_of_the_strengths(kinds, base_folder):
+    one, two = (control(kind, base_folder, seed) for seed, kind in enumerate(kinds))
+    mean = found([entry(one, 2.0), entry(two, 1.0)], balance="mean")
+    for a, b in zip(mean, found([entry(one, 2 / 3), entry(two, 1 / 3)]), strict=True):
+        assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_mean_weighs_controlnexts_with_the_others(base_folder):
+    model, one, other = narrow_model(), control_for(base_folder), native("sd15_narrow")
+    mean, *conditioning, _ = stacked([entry(one, 2.0, image=hints()), entry(other, 1.0)], model=model, balance="mean")
+    plain, *expected, _ = stacked([entry(one, 2 / 3, image=hints()), entry(other, 1 / 3)], model=model)
+    assert_close(sample(mean, *conditioning), sample(plain, *expected), rtol=1e-5, atol=1e-5)
+    assert weights_of([2.0, 1.0], "mean") == [2 / 3, 1 / 3]
+
+
+def test_ctrloras_of_one_base_are_one_pass(base_folder):
+    base = load_small_base(base_folder)
+    one, two = (control_of(base_folder, base, f"condition{j}.") for j in (0, 1))
+    calls = []
+    hook = base.network.model.register_forward_hook(lambda _m, inputs, _o: calls.append(len(inputs[0])))
+    found([entry(one), entry(native()), entry(two)], sigma=2.5)
+    hook.remove()
+    assert calls == [4]
+
+
+def test_controls_that_were_on_the_prompts_stay(base_folder):
+    model, before, after = build_model("ctrlora"), native(seed=3), control("ctrlora", base_folder)
+    given = host_nodes.ControlNetApplyAdvanced().apply_controlnet(*prompts(), before, hints(), 0.6, 0.0, 1.0)
+    chained = host_nodes.ControlNetApplyAdvanced().apply_controlnet(
+        *given, after, numbered(0).movedim(1, -1), 1.0, 0.0, 1.0, vae()
+    )
+    _, *conditioning, _ = stacked([entry(after)], conditioning=given)
+    assert of(conditioning[0]) is of(conditioning[1])
+    assert_close(sample(model, *conditioning), sample(model, *chained), rtol=1e-5, atol=1e-5)
+
+
+def test_a_stack_on_a_stack_adds_to_it_and_says_so(base_folder, caplog):
+    one, two = control("native", base_folder), control("ctrlora", base_folder)
+    _, *given, _ = stacked([entry(one)])
+    with caplog.at_level(logging.INFO, "nextcontrol"):
+        _, *both, _ = stacked([entry(two)], conditioning=given)
+    assert "already" in caplog.text
+    _, *together, _ = stacked([entry(one), entry(two)])
+    model = build_model("ctrlora")
+    assert_close(sample(model, *both), sample(model, *together), rtol=1e-5, atol=1e-5)
+
+
+# The cap
+
+
+def test_cap_limits_each_sum_to_its_largest_term_sample_by_sample(base_folder):
+    parts = [entry(control("native", base_folder), 1.5), entry(control("ctrlora", base_folder), 1.0, mask=LEFT)]
+    single = [found([part]) for part in parts]
+    is_limited = False
+    for capped, plain, a, b in zip(found(parts, balance="cap"), found(parts), *single, strict=True):
+        largest = torch.maximum(norm(a), norm(b))
+        assert (norm(capped) <= largest * (1 + 1e-5)).all()
+        assert_close(capped, plain * (largest / norm(plain)).clamp(max=1), rtol=1e-5, atol=1e-6)
+        is_limited |= bool((norm(plain) > largest * 1.01).any())
+    assert is_limited
+
+
+def test_a_control_twice_under_cap_is_the_control_once(base_folder):
+    one = control("native", base_folder)
+    for twice, once in zip(found([entry(one), entry(one)], balance="cap"), found([entry(one)]), strict=True):
+        assert_close(twice, once, rtol=1e-5, atol=1e-6)
+
+
+def test_cap_limits_controlnexts_of_one_place(base_folder):
+    """By the definition: both additions as without a limit, and their sum shrunk to the larger one."""
+    model = narrow_model()
+    parts = [entry(control_for(base_folder, seed=seed), image=hints(seed=seed)) for seed in (0, 1)]
+    seen = {}
+
+    def at_the_place(patched, key):
+        watched = patched.clone()
+        place = "input_block_patch_after_skip"
+
+        def watch(h, options):
+            seen.setdefault(key, h) if options["block"] == ("input", 2) else None
+            return h
+
+        watched.set_model_patch(watch, place)
+        evaluate(watched, [[text()]], latents(), 3.0)
+        return seen[key]
+
+    before = at_the_place(model, "bare")
+    first = at_the_place(stacked(parts[:1], model=model)[0], "first")
+    plain = at_the_place(stacked(parts, model=model)[0], "plain")
+    capped = at_the_place(stacked(parts, model=model, balance="cap")[0], "capped")
+    largest = torch.maximum(norm(first - before), norm(plain - first))
+    assert (norm(plain - before) > largest * 1.01).all()
+    assert_close(capped, before + (plain - before) * cap_factor(plain - before, largest), rtol=1e-5, atol=1e-5)
+
+
+# Weights of the levels
+
+
+def test_resolution_weighting_multiplies_each_level_and_leaves_the_negative_alone(base_folder):
+    one, given = control("ctrlora", base_folder), prompts()
+    _, positive, negative, _ = stacked([entry(one)], conditioning=given, is_resolution_weighted=True)
+    assert negative is given[1]
+    model = build_model("ctrlora")
+    weighted, plain = residuals(of(positive), model), residuals(of(stacked([entry(one)])[1]), model)
+    for depth in ("output", "middle"):
+        for a, b in zip(weighted[depth], plain[depth], strict=True):
+            assert_close(a, b * (SIZE[0] / b.shape[-2]), rtol=1e-6, atol=0)
+    assert {SIZE[0] / b.shape[-2] for b in plain["output"]} == {1, 2}
+
+
+def test_guess_mode_is_the_ladder_of_its_authors(base_folder):
+    one, given = control("native", base_folder), prompts()
+    _, positive, negative, _ = stacked([entry(one)], conditioning=given, is_guessed=True)
+    assert negative is given[1]
+    model = build_model("ctrlora")
+    weighted, plain = (residuals(of(p), model) for p in (positive, stacked([entry(one)])[1]))
+    count = len(plain["output"]) + 1
+    for i, (a, b) in enumerate(zip(weighted["output"], plain["output"], strict=True)):
+        assert_close(a, b * 0.825 ** (count - 1 - i), rtol=1e-6, atol=0)
+    assert torch.equal(weighted["middle"][0], plain["middle"][0])
+    assert guess_weight(0, 13) == pytest.approx(0.0994, abs=1e-4)
+
+
+def test_the_negative_prompt_has_no_controlnext_under_resolution_weighting(base_folder):
+    model = narrow_model()
+    patched, *_ = stacked([entry(control_for(base_folder), image=hints())], model=model, is_resolution_weighted=True)
+    rows = [[text()], [text(name="negative")]]
+    both, bare = evaluate(patched, rows, latents(), 3.0), evaluate(model, rows, latents(), 3.0)
+    assert torch.equal(both[1], bare[1])
+    assert not torch.equal(both[0], bare[0])
+
+
+# Masks
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mask_of_ones_is_no_mask_and_a_mask_of_zeros_no_control(kind, base_folder):
+    one = control(kind, base_folder)
+    plain = found([entry(one)])
+    for a, b in zip(found([entry(one, mask=torch.ones(1, 64, 96))]), plain, strict=True):
+        assert torch.equal(a, b)
+    assert not any(residual.any() for residual in found([entry(one, mask=torch.zeros(1, 64, 96))]))
+
+
+def test_complementary_masks_give_each_control_its_region(base_folder):
+    one, two = control("native", base_folder), control("ctrlora", base_folder, 1)
+    blend = found([entry(one, mask=LEFT), entry(two, mask=1 - LEFT)])
+    for total, a, b in zip(blend, found([entry(one)]), found([entry(two)]), strict=True):
+        half = total.shape[-1] // 2
+        assert torch.equal(total[..., :half], a[..., :half])
+        assert torch.equal(total[..., half:], b[..., half:])
+
+
+def test_soft_edges_stay_soft(base_folder):
+    one = control("native", base_folder)
+    ramp = torch.linspace(0, 1, 96).expand(1, 64, 96)
+    for masked, plain in zip(found([entry(one, mask=ramp)]), found([entry(one)]), strict=True):
+        cells = ramp[0, 0].view(masked.shape[-1], -1).mean(1)
+        assert_close(masked, plain * cells, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mask_per_frame_goes_with_its_frame(base_folder):
+    one, masks = control("native", base_folder), torch.cat([LEFT, 1 - LEFT])
+    both = found([entry(one, mask=masks, image=hints(2))], rows=4)
+    for residual in both:
+        half = residual.shape[-1] // 2
+        for prompt in (0, 2):
+            assert not residual[prompt, ..., half:].any()
+            assert not residual[prompt + 1, ..., :half].any()
+            assert residual[prompt, ..., :half].any()
+
+
+def test_under_area_conditioning_a_mask_covers_the_whole_picture(base_folder):
+    """A prompt for the right half sees the right half of the mask, which is empty."""
+    given = prompts()
+    for _, options in (*given[0], *given[1]):
+        options |= {"area": (8, 6, 0, 6), "strength": 1.0, "set_area_to_bounds": False}
+    whole = prompts()
+    one = control("native", base_folder)
+    results = {}
+    for name, mask in (("left", LEFT), ("right", 1 - LEFT), ("none", torch.zeros(1, 64, 96)), ("all", None)):
+        model, *area, _ = stacked([entry(one, mask=mask)], conditioning=given)
+        results[name] = sample(model, [*whole[0], *area[0]], [*whole[1], *area[1]])
+    assert torch.equal(results["left"], results["none"])
+    assert_close(results["right"], results["all"], rtol=1e-5, atol=1e-5)
+    assert not torch.equal(results["right"], results["none"])
+
+
+# Curves
+
+
+@pytest.mark.parametrize(
+    ("curve", "expected"),
+    [("constant", (1, 1, 1)), ("ease in", (0, 0.5, 1)), ("ease out", (1, 0.5, 0)), ("ease in-out", (0, 1, 0))],
+)
+@pytest.mark.parametrize("percents", [(0.0, 1.0), (0.2, 0.6)])
+def test_a_curve_goes_through_the_active_range(curve, expected, percents):
+    to_sigma = build_model("ctrlora").get_model_object("model_sampling").percent_to_sigma
+    schedule = Schedule(*percents, curve)
+    schedule.begin(to_sigma)
+    start, end = percents
+    for part, value in zip((0.001, 0.5, 0.999), expected, strict=True):
+        assert schedule.factor(to_sigma(start + (end - start) * part)) == pytest.approx(value, abs=0.01)
+    quarter = schedule.factor(to_sigma(start + (end - start) / 4))
+    assert quarter == pytest.approx(
+        {"constant": 1, "ease in": 0.15625, "ease out": 0.84375, "ease in-out": 0.5}[curve], abs=0.01
+    )
+    if percents != (0.0, 1.0):
+        assert schedule.factor(to_sigma(0.1)) == schedule.factor(to_sigma(0.7)) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_curve_scales_what_is_added(kind, base_folder):
+    one = control(kind, base_folder)
+    sigma = build_model("ctrlora").get_model_object("model_sampling").percent_to_sigma(0.25)
+    for a, b in zip(found([entry(one, curve="ease in")], sigma), found([entry(one)], sigma), strict=True):
+        assert_close(a, b * 0.15625, rtol=1e-2, atol=1e-4)
+
+
+def test_a_curve_scales_a_controlnext(base_folder):
+    model, one = narrow_model(), control_for(base_folder)
+    sigma = model.get_model_object("model_sampling").percent_to_sigma(0.5)
+    eased, *_ = stacked([entry(one, curve="ease in", image=hints())], model=model)
+    half, *_ = stacked([entry(one, 0.5, image=hints())], model=model)
+    results = [evaluate(patched, [[text()]], latents(), sigma)[0] for patched in (eased, half)]
+    assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+# As a part of the host
+
+
+def test_batches_split_prompts_and_samplers_agree(base_folder):
+    model = build_model("ctrlora")
+    entries = [entry(control("native", base_folder), 0.6), entry(control("ctrlora", base_folder), 0.5)]
+    _, *conditioning, _ = stacked(entries)
+    batch = sample(model, *conditioning, batch=2)
+    for sampler in ("dpmpp_2m", "heun", "uni_pc"):
+        assert torch.isfinite(sample(model, *conditioning, sampler=sampler)).all()
+    longer = [[torch.cat([conditioning[1][0][0]] * 2, dim=1), conditioning[1][0][1]]]
+    # Prompts of different length are repeated to a common one by the host; attention does not see repeats.
+    assert_close(sample(model, conditioning[0], longer, batch=2), batch, rtol=1e-4, atol=1e-4)
+
+
+def test_copies_share_weights_and_no_state(base_folder):
+    _, positive, *_ = stacked([entry(control("native", base_folder)), entry(control("ctrlora", base_folder))])
+    stack = of(positive)
+    twin = stack.copy()
+    assert {id(model) for model in twin.get_models()} == {id(model) for model in stack.get_models()}
+    assert not {id(member.control) for member in twin.members} & {id(member.control) for member in stack.members}
+    model = build_model("ctrlora")
+    for a, b in zip(residuals(stack, model)["output"], residuals(twin, model)["output"], strict=True):
+        assert torch.equal(a, b)
+    assert copy.deepcopy(stack) is stack
+
+
+def test_the_model_is_left_as_it_was(base_folder):
+    model = narrow_model()
+    before = sample(model, *prompts(768))
+    patched, *conditioning, _ = stacked(
+        [entry(control_for(base_folder), image=hints()), entry(native("sd15_narrow"), mask=LEFT)], model=model, node=""
+    )
+    assert not torch.equal(sample(patched, *conditioning), before)
+    assert torch.equal(sample(model, *prompts(768)), before)
+
+
+def test_a_longer_clip_than_the_latent_is_said(base_folder, caplog):
+    with caplog.at_level(logging.WARNING, "nextcontrol"):
+        found([entry(control("native", base_folder), image=hints(3))], rows=4)
+    assert "3 frames and the latent batch 2: the last 1" in caplog.text
+
+
+# The readout
+
+
+def test_the_readout_says_how_large_each_part_is(base_folder):
+    """Against the features of the bare model: at the first step nothing else differs above the middle."""
+    model = build_model("ctrlora")
+    entries = [
+        entry(control("native", base_folder), 0.3),
+        Entry(None, None, 0.0, (0.0, 1.0)),
+        entry(control("ctrlora", base_folder)),
+    ]
+    patched, *conditioning, readout = stacked(entries, node="7")
+    plain = sample(model, *stacked(entries)[1:3])
+    assert torch.equal(sample(patched, *conditioning), plain)
+    records = readout.ui()["readout"]
+    assert [record["position"] for record in records] == [1, 3]
+    assert records[1]["control"].startswith("CtrLoRA ")
+    for record in records:
+        assert set(record["share"]) == {"1/1", "1/2", "middle"}
+        assert all(0 < share < 100 for share in record["share"].values())
+        assert record["evaluations"] >= 3
+
+
+def test_the_share_is_the_norm_of_what_was_added_over_the_norm_of_the_feature(base_folder):
+    model, one = build_model("ctrlora"), control("native", base_folder)
+    patched, positive, _, readout = stacked([entry(one, 0.5)], node="7", is_resolution_weighted=True)
+    options = {}
+    added = residuals(of(positive), model, options=options)
+    features = [seeded_tensor(f"feature{i}", list(residual.shape)) for i, residual in enumerate(added["output"])]
+    middle = seeded_tensor("feature", list(added["middle"][0].shape))
+    last = len(features) - 1
+    for block in range(len(features)):
+        options["block"] = ("output", block)
+        of(positive).note_decoder(middle + added["middle"][0], features[last - block] + added["output"][last - block], options)
+    readout.publish()
+    (record,) = readout.ui()["readout"]
+    shares = [(norm(a) / norm(f)).mean().item() for a, f in zip(added["output"], features, strict=True)]
+    for group, ratio in (("1/1", 1), ("1/2", 2)):
+        own = [share for share, a in zip(shares, added["output"], strict=True) if SIZE[0] // a.shape[-2] == ratio]
+        assert record["share"][group] == pytest.approx(sum(own) / len(own), rel=1e-4)
+    assert record["share"]["middle"] == pytest.approx((norm(added["middle"][0]) / norm(middle)).mean().item(), rel=1e-4)
+    assert patched is not model
+
+
+def test_the_readout_covers_controlnexts_and_what_the_cap_leaves_of_them(base_folder):
+    model = narrow_model()
+    entries = [entry(control_for(base_folder, seed=seed), image=hints(seed=seed)) for seed in (0, 1)]
+    shares = {}
+    for balance in ("sum", "cap"):
+        patched, *conditioning, readout = stacked(entries, model=model, node="7", balance=balance)
+        sample(patched, *conditioning)
+        shares[balance] = [record["share"]["1/2"] for record in readout.ui()["readout"]]
+    assert all(share > 0.1 for share in shares["sum"])
+    assert all(capped < plain for capped, plain in zip(shares["cap"], shares["sum"], strict=True))
+
+
+def test_the_heat_map_shows_where_a_masked_control_acted(base_folder):
+    import folder_paths
+    import numpy as np
+    from PIL import Image
+
+    patched, *conditioning, readout = stacked([entry(control("native", base_folder), mask=LEFT)], node="7")
+    sample(patched, *conditioning)
+    (image,) = readout.ui()["images"]
+    pixels = np.asarray(Image.open(f"{folder_paths.get_temp_directory()}/{image['subfolder']}/{image['filename']}"))
+    half = pixels.shape[1] // 2
+    assert pixels.shape[0] * 12 == pixels.shape[1] * 8
+    assert np.ptp(pixels[:, half:].reshape(-1, 3), axis=0).max() == 0
+    assert np.ptp(pixels[:, :half].reshape(-1, 3), axis=0).max() > 50
+
+
+def test_without_a_readout_nothing_is_patched_for_it(base_folder):
+    model, *_, readout = stacked([entry(control("native", base_folder), mask=LEFT)])
+    assert readout is None
+    assert not model.model_options["transformer_options"].get("patches")
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"control": None}, "Control 2 of the stack is no control .*connect a loader"),
+        ({"image": None}, "Control 2 of the stack .* has no hint"),
+        ({"image": torch.zeros(0, 64, 64, 3)}, "Control 2 of the stack .*no frames"),
+        ({"mask": torch.zeros(3, 64, 64), "image": torch.zeros(2, 64, 64, 3)}, "mask has 3 frames and the hint 2"),
+        ({"mask": torch.full((1, 8, 8), torch.nan)}, "Control 2 of the stack .*mask has NaN"),
+    ],
+)
+def test_a_bad_entry_is_named_by_its_position(bad, message):
+    given = {"control": native(), "image": hints(), "strength": 1.0, "percents": (0.0, 1.0), "mask": None} | bad
+    with pytest.raises(ValueError, match=message):
+        check_entry(Entry(**given), 2)
+
+
+def test_a_controlnext_for_another_family_is_named_by_its_position(base_folder):
+    entries = [entry(native("sd15_narrow")), entry(control_for(base_folder, "sdxl"), image=hints())]
+    with pytest.raises(ValueError, match=r"Control 2 of the stack \(ControlNeXt narrow_3_0.safetensors\): .*SD1.5"):
+        stacked(entries, model=narrow_model())
+
+
+def test_a_ctrlora_without_a_vae_or_on_another_model_is_named_before_sampling(base_folder):
+    entries = [entry(control("ctrlora", base_folder))]
+    with pytest.raises(ValueError, match="Control 1 of the stack .*none is connected"):
+        apply_stack(build_model("ctrlora"), *prompts(), entries, Options())
+    with pytest.raises(ValueError, match="Control 1 of the stack .*load an SD1.5 checkpoint"):
+        stacked(entries, model=narrow_model("sdxl"))
+
+
+def test_the_nodes_ask_for_their_branches_only_where_they_act(pack_nodes):
+    stack, apply = pack_nodes["NextControlStackControl"], pack_nodes["NextControlApplyStack"]
+    lazy = {"control": None, "image": None}
+    assert stack.check_lazy_status(strength=1.0, start_percent=0.0, end_percent=1.0, **lazy) == ["control", "image"]
+    assert stack.check_lazy_status(strength=0.0, start_percent=0.0, end_percent=1.0, **lazy) == []
+    assert stack.check_lazy_status(strength=1.0, start_percent=0.5, end_percent=0.5, **lazy) == []
+    assert apply.check_lazy_status(strength=0.0) == []
+    assert apply.check_lazy_status(strength=1.0) == ["stack"]
+
+
+def test_the_nodes_build_and_apply_a_stack(pack_nodes, base_folder):
+    stack, apply = pack_nodes["NextControlStackControl"], pack_nodes["NextControlApplyStack"]
+    one, two = control("native", base_folder), control("ctrlora", base_folder)
+    image = numbered(0).movedim(1, -1)
+    (first,) = stack.execute(0.5, 0.0, 1.0, one, image).result
+    (both,) = stack.execute(0.8, 0.0, 1.0, two, image, LEFT, first, "ease out").result
+    model = build_model("ctrlora")
+    _, *conditioning = apply.execute(model, *prompts(), 1.0, "sum", False, both, vae()).result
+    _, *expected, _ = stacked([entry(one, 0.5), entry(two, 0.8, mask=LEFT, curve="ease out")])
+    assert torch.equal(sample(model, *conditioning), sample(model, *expected))
+    with pytest.raises(ValueError, match="exclude each other"):
+        apply.execute(model, *prompts(), 1.0, "sum", True, both, vae(), True)
+    with pytest.raises(ValueError, match="balance"):
+        apply.execute(model, *prompts(), 1.0, "loudest", False, both, vae())
