@@ -10,6 +10,8 @@ from .hint_colors import ColorPrompt, Grayscale, Palette, Pixel
 from .hint_damage import Blur, Illusion, Jpeg, Shuffle
 from .hint_holes import Inpaint, Outpaint
 from .hint_depth import Depth, Normal
+from .hint_detectors import Lineart, LineartAnime, NormalBae, OpenPose
+from .hint_edges import HED, Lines, Sketch, SoftEdge
 from .hint_lines import Canny
 from .hint_pose import DrawPose, Pose
 from .hint_regions import Boxes, Segment
@@ -39,6 +41,14 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     Shuffle,
     Inpaint,
     Outpaint,
+    HED,
+    Sketch,
+    SoftEdge,
+    Lineart,
+    LineartAnime,
+    Lines,
+    NormalBae,
+    OpenPose,
     Pose,
     DrawPose,
     PoseVideoConditioning,

@@ -74,6 +74,41 @@ CONTRACT = {
         "image:IMAGE resolution:INT=512 model:COMBO confidence:FLOAT=0.4 overlap:FLOAT=0.5",
         "hint:IMAGE boxes:STRING",
     ),
+    "NextControlHED": ("image:IMAGE resolution:INT=512 *safe:BOOLEAN=False", "hint:IMAGE"),
+    "NextControlSketch": (
+        (
+            "image:IMAGE resolution:INT=512 threshold:INT=135 threshold_from:COMBO=fixed seed:INT=0 hint_for:COMBO=ctrlora "
+            "*per_frame:BOOLEAN=False"
+        ),
+        "hint:IMAGE",
+    ),
+    "NextControlSoftEdge": ("image:IMAGE resolution:INT=512 detector:COMBO=pidinet *safe:BOOLEAN=False", "hint:IMAGE"),
+    "NextControlLineart": ("image:IMAGE resolution:INT=512 detail:COMBO=fine hint_for:COMBO=ctrlora", "hint:IMAGE"),
+    "NextControlLineartAnime": ("image:IMAGE resolution:INT=512 hint_for:COMBO=ctrlora", "hint:IMAGE"),
+    "NextControlLines": (
+        "image:IMAGE resolution:INT=512 score_threshold:FLOAT=0.1 distance_threshold:FLOAT=0.1",
+        "hint:IMAGE",
+    ),
+    "NextControlNormalBae": ("image:IMAGE resolution:INT=512", "hint:IMAGE"),
+    "NextControlOpenPose": (
+        "image:IMAGE resolution:INT=512 *body:BOOLEAN=True *hands:BOOLEAN=False *face:BOOLEAN=False",
+        "hint:IMAGE",
+    ),
+    "NextControlPose": (
+        (
+            "image:IMAGE resolution:INT=512 detector:COMBO model:COMBO style:COMBO=openpose "
+            "body:BOOLEAN=True hands:BOOLEAN=True face:BOOLEAN=True *line_width:COMBO=reference *point_threshold:FLOAT=0.3 "
+            "*person_threshold:FLOAT=0.3 *max_people:INT=0 *scores:COMBO=real"
+        ),
+        "hint:IMAGE keypoints:POSE_KEYPOINT",
+    ),
+    "NextControlDrawPose": (
+        (
+            "keypoints:POSE_KEYPOINT resolution:INT=512 style:COMBO=openpose body:BOOLEAN=True hands:BOOLEAN=True "
+            "face:BOOLEAN=True *line_width:COMBO=reference *point_threshold:FLOAT=0.3 *width:INT=0 *height:INT=0"
+        ),
+        "hint:IMAGE",
+    ),
     "NextControlInspectFile": ("file:COMBO", "text:STRING"),
     "NextControlConvertFile": (
         "file:COMBO part:COMBO=auto dtype:COMBO=keep name:STRING= *condition:STRING=",
@@ -92,6 +127,17 @@ OPTIONS = {
     ("NextControlInpaint", "shape"): ["brush", "rectangle"],
     ("NextControlOutpaint", "mode"): ["window", "pad"],
     ("NextControlDepth", "hint_for"): ["ctrlora", "controlnext", "plain"],
+    ("NextControlSketch", "threshold_from"): ["fixed", "random"],
+    ("NextControlSketch", "hint_for"): ["ctrlora", "controlnext", "plain"],
+    ("NextControlSoftEdge", "detector"): ["pidinet", "teed", "anyline"],
+    ("NextControlLineart", "detail"): ["fine", "coarse"],
+    ("NextControlLineart", "hint_for"): ["ctrlora", "controlnext", "plain"],
+    ("NextControlLineartAnime", "hint_for"): ["ctrlora", "controlnext", "plain"],
+    ("NextControlPose", "style"): ["openpose", "dwpose", "body25", "svd_v2"],
+    ("NextControlPose", "line_width"): ["reference", "resolution"],
+    ("NextControlPose", "scores"): ["real", "ones"],
+    ("NextControlDrawPose", "style"): ["openpose", "dwpose", "body25", "svd_v2"],
+    ("NextControlDrawPose", "line_width"): ["reference", "resolution"],
     ("NextControlConvertFile", "part"): ["auto", "all", "base", "lora", "control", "unet"],
     ("NextControlConvertFile", "dtype"): ["keep", "fp32", "fp16", "bf16"],
 }
@@ -105,6 +151,8 @@ FILE_COMBOS = {
     ("NextControlNormal", "model"),
     ("NextControlSegment", "model"),
     ("NextControlBoxes", "model"),
+    ("NextControlPose", "detector"),
+    ("NextControlPose", "model"),
     ("NextControlInspectFile", "file"),
     ("NextControlConvertFile", "file"),
 }
