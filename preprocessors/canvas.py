@@ -48,8 +48,8 @@ def hint_size(height: int, width: int, resolution: int) -> tuple[int, int]:
     tall, wide = (max(fit(side * scale / multiple), 1) * multiple for side in (height, width))
     if max(tall, wide) > LARGEST_SIDE:
         raise ValueError(
-            f"A picture of {width}x{height} pixels at the resolution {resolution} gives a hint of {wide}x{tall}, and "
-            f"{LARGEST_SIDE} is the longest side: lower the resolution."
+            f"A picture of {width}x{height} pixels gives a hint of {wide}x{tall} at the resolution {resolution}, and "
+            f"{LARGEST_SIDE} is the longest side: choose a smaller resolution above 0, or crop the picture."
         )
     return tall, wide
 
