@@ -95,7 +95,7 @@ class Run:
             BaseException: Whatever a hook or an update raises, after the state is saved.
         """
         config = self.trainer.config
-        self.metrics.go_back_to(self.trainer.step)
+        self.metrics.go_back_to(self.trainer.step if self.trainer.step else -1)
         try:
             if self.trainer.step == 0:
                 self._look(0)

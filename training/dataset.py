@@ -1,0 +1,124 @@
+"""A dataset: its pairs, how they are used, and which of them can be."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .pairs import Pair
+from .pictures import SIDE_MULTIPLE, Size, bucket_of, read_size
+
+logger = logging.getLogger("nextcontrol")
+
+BAD_PAIRS = ("refuse", "skip")
+ASPECT_TOLERANCE = 0.03
+"""By how much the ratio of sides of a hint may differ from its target's, as a fraction."""
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """How the pairs of a folder are used.
+
+    Raises:
+        ValueError: With every contradiction in one sentence.
+    """
+
+    resolution: int = 512
+    """Pixels, side of a square bucket."""
+    has_buckets: bool = False
+    """Switch: follow each picture's shape; else all are cut square."""
+    has_flip: bool = False
+    """Switch: half of the draws are mirrored."""
+    prompt_dropout: float = 0.3
+    """Fraction of the draws that get an empty caption."""
+    subset: int = 0
+    """Pairs, the first ones; 0 takes all."""
+    repeats: int = 1
+    """Times that an epoch sees each pair."""
+    bad_pairs: str = "refuse"
+    """Name, "refuse" or "skip": what is done about pairs that cannot be used."""
+    hint_type: str = ""
+    """Name of the condition, for the file's metadata."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.resolution < SIDE_MULTIPLE or self.resolution % SIDE_MULTIPLE:
+            problems.append(f"resolution ({self.resolution}) must be a multiple of {SIDE_MULTIPLE}")
+        if not 0 <= self.prompt_dropout <= 1:
+            problems.append(f"prompt_dropout ({self.prompt_dropout}) must be from 0 to 1")
+        if self.subset < 0:
+            problems.append(f"subset ({self.subset}) must be 0 or more")
+        if self.repeats < 1:
+            problems.append(f"repeats ({self.repeats}) must be 1 or more")
+        if self.bad_pairs not in BAD_PAIRS:
+            problems.append(f"bad_pairs ('{self.bad_pairs}') must be {' or '.join(BAD_PAIRS)}")
+        if problems:
+            raise ValueError("; ".join(problems) + ".")
+
+
+@dataclass(frozen=True, eq=False)
+class PairDataset:
+    """What flows through the `PAIR_DATASET` socket."""
+
+    name: str
+    """As the user chose it."""
+    folder: Path
+    pairs: tuple[Pair, ...]
+    orphans: tuple[str, ...]
+    settings: DatasetSettings
+    about: dict[str, Any] = field(default_factory=dict)
+    """What made the hints, where our own tool did: hint_type, options."""
+
+    @property
+    def hint_type(self) -> str:
+        """Name of the condition, empty if nobody said."""
+        return self.settings.hint_type or str(self.about.get("hint_type", ""))
+
+
+def usable_pairs(dataset: PairDataset) -> list[tuple[Pair, Size]]:
+    """The cheap check: which pairs can be trained, with their buckets.
+
+    Args:
+        dataset: As found.
+
+    Returns:
+        Two or more.
+
+    Raises:
+        ValueError: Fewer remain, or one cannot be used and bad_pairs is "refuse".
+    """
+    settings = dataset.settings
+    chosen = dataset.pairs[: settings.subset or None]
+    found = [(pair, _bucket_or_problem(pair, settings)) for pair in chosen]
+    usable = [(pair, bucket) for pair, bucket in found if not isinstance(bucket, str)]
+    bad = [problem for _, problem in found if isinstance(problem, str)]
+    if bad and settings.bad_pairs == "refuse":
+        raise ValueError(" ".join(bad[:3]) + (f" And {len(bad) - 3} more like that." if len(bad) > 3 else ""))
+    for problem in bad:
+        logger.warning("Left out: %s", problem)
+    if len(usable) < 2:
+        raise ValueError(
+            f"'{dataset.name}' has {len(usable)} usable pair{'s' * (len(usable) != 1)} and training needs 2 or more, 1,000 for "
+            "a good result: look at it with 'Check Pairs'."
+        )
+    return usable
+
+
+def _bucket_or_problem(pair: Pair, settings: DatasetSettings) -> Size | str:
+    try:
+        return bucket_of(_checked_size(pair), settings.resolution, settings.has_buckets)
+    except ValueError as error:
+        return str(error)
+
+
+def _checked_size(pair: Pair) -> Size:
+    width, height = read_size(pair.target, pair.name)
+    hint = read_size(pair.hint, pair.hint.name)
+    if abs(hint[0] * height / (hint[1] * width) - 1) > ASPECT_TOLERANCE:
+        raise ValueError(
+            f"'{pair.name}' is {width}x{height} and its hint {hint[0]}x{hint[1]}: make both of one shape, or set bad_pairs to "
+            "skip."
+        )
+    return width, height

@@ -1,0 +1,173 @@
+"""A dataset as training reads it: latents and texts are computed once and kept on disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .cache import TensorCache, digest_of, file_digest
+from .dataset import DatasetSettings, PairDataset, usable_pairs
+from .pairs import Pair
+from .pictures import Size, UnreadablePictureError, fit_picture, read_picture, to_pixels
+
+logger = logging.getLogger("nextcontrol")
+
+
+class PictureEncoder(Protocol):
+    """A VAE."""
+
+    identity: str
+    """Changes when its weights do."""
+
+    def encode(self, pixels: Tensor, is_hint: bool) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (1, 4, h, w) of the latents of (1, 3, H, W) in [0, 1], not scaled."""
+        ...
+
+
+class TextEncoder(Protocol):
+    """A text encoder."""
+
+    identity: str
+    """Changes when its weights do."""
+
+    def encode(self, text: str) -> Tensor:
+        """(L, D), with the same L for every text."""
+        ...
+
+
+@dataclass(frozen=True)
+class Item:
+    """A pair as it is trained."""
+
+    name: str
+    size: Size
+    caption: str
+    """Key of its text."""
+    sides: tuple[tuple[str, str], ...]
+    """(target's key, hint's key) as it is, and mirrored where that is asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedDataset:
+    """A dataset whose latents and texts are in the cache."""
+
+    items: tuple[Item, ...]
+    empty_text: str
+    """Key of the empty caption."""
+    cache: TensorCache
+    settings: DatasetSettings
+    digest: str
+    """Names the content of all pairs and the settings."""
+    scale: float
+    """Factor from the VAE's latents to the model's."""
+
+    def latent(self, key: str, generator: torch.Generator | None = None) -> Tensor:
+        """(4, h, w), scaled: a sample of the posterior, or its mode without a generator."""
+        kept = self.cache.read(key)
+        if generator is None:
+            return kept["mean"] * self.scale
+        noise = torch.randn(kept["mean"].shape, generator=generator)
+        return (kept["mean"] + kept["deviation"] * noise) * self.scale
+
+    def text(self, key: str) -> Tensor:
+        """(L, D)."""
+        return self.cache.read(key)["context"]
+
+
+def encode_dataset(
+    dataset: PairDataset,
+    pictures: PictureEncoder,
+    texts: TextEncoder,
+    cache: TensorCache,
+    scale: float,
+    on_item: Callable[[int, int], None] = lambda _done, _all: None,
+) -> EncodedDataset:
+    """Encode what is not in the cache yet.
+
+    Args:
+        dataset: As found.
+        pictures: The VAE.
+        texts: The text encoder.
+        cache: Where the results are kept; a changed file or encoder has other keys.
+        scale: See `EncodedDataset.scale`.
+        on_item: Called after each pair with how many are done, and of how many; may raise.
+
+    Returns:
+        The dataset, without the pairs that are to be skipped.
+
+    Raises:
+        ValueError: See `usable_pairs`; a picture that cannot be decoded is one that cannot be used.
+    """
+    encoder = _Encoder(pictures, texts, cache)
+    usable = usable_pairs(dataset)
+    items, contents = [], []
+    for done, (pair, size) in enumerate(usable, 1):
+        item = encoder.item(pair, size, dataset.settings)
+        if item is not None:
+            items.append(item)
+            contents.append((pair.name, file_digest(pair.target), file_digest(pair.hint), pair.caption))
+        on_item(done, len(usable))
+    if without := sum(not pair.caption for pair, _ in usable):
+        logger.warning(
+            "%d of %d pairs of '%s' have no caption: they train with an empty one", without, len(usable), dataset.name
+        )
+    if len(items) < 2:
+        raise ValueError(f"'{dataset.name}' has {len(items)} readable pairs and training needs 2 or more: look at its files.")
+    digest = digest_of(contents, dataset.settings)
+    return EncodedDataset(tuple(items), encoder.text(""), cache, dataset.settings, digest, scale)
+
+
+@dataclass(frozen=True, eq=False)
+class _Encoder:
+    pictures: PictureEncoder
+    texts: TextEncoder
+    cache: TensorCache
+
+    def item(self, pair: Pair, size: Size, settings: DatasetSettings) -> Item | None:
+        """The keys of a pair, or None for one to leave out."""
+        views = (False, True) if settings.has_flip else (False,)
+        try:
+            sides = tuple((self.latent(pair, size, False, view), self.latent(pair, size, True, view)) for view in views)
+        except UnreadablePictureError as error:
+            if settings.bad_pairs == "refuse":
+                raise
+            logger.warning("Left out: %s", error)
+            return None
+        return Item(pair.name, size, self.text(pair.caption), sides)
+
+    def latent(self, pair: Pair, size: Size, is_hint: bool, is_mirrored: bool) -> str:
+        """The key of a picture's latent, which is there afterwards."""
+        path = pair.hint if is_hint else pair.target
+        key = digest_of("latent", file_digest(path), size, is_hint, is_mirrored, self.pictures.identity)
+        if not self.cache.has(key):
+            pixels = to_pixels(fit_picture(read_picture(path, pair.hint.name if is_hint else pair.name), size, is_hint))
+            mean, deviation = self.pictures.encode(pixels.flip(-1) if is_mirrored else pixels, is_hint)
+            self.cache.write(key, mean=mean[0].float(), deviation=deviation[0].float())
+        return key
+
+    def text(self, text: str) -> str:
+        """The key of a text's embedding, which is there afterwards."""
+        key = digest_of("text", text, self.texts.identity)
+        if not self.cache.has(key):
+            self.cache.write(key, context=self.texts.encode(text).float())
+        return key
+
+
+def split_held_out(items: Sequence[Item], count: int) -> tuple[list[Item], list[Item]]:
+    """Hold out some pairs, evenly spread.
+
+    Args:
+        items: All.
+        count: How many to hold out; at least one pair stays in training.
+
+    Returns:
+        (to train on, held out).
+    """
+    count = min(count, len(items) - 1)
+    places = {i * len(items) // count for i in range(count)} if count else set()
+    return [item for i, item in enumerate(items) if i not in places], [items[i] for i in sorted(places)]
