@@ -43,8 +43,8 @@ class Depth(io.ComfyNode):
                     "hint_for",
                     options=list(HINT_FOR),
                     default="ctrlora",
-                    tooltip="ctrlora is grey, near is bright, in 256 steps. controlnext colours the distance in viridis, near is "
-                    "dark violet, for vidit_depth. plain is grey without steps.",
+                    tooltip="ctrlora is grey, near is bright, in 256 steps. controlnext colours the distance in viridis, near "
+                    "is dark violet, for vidit_depth. plain is grey without steps.",
                 ),
                 io.Boolean.Input("invert", default=False, optional=True, tooltip="Exchange near and far."),
             ],
@@ -107,7 +107,8 @@ class Normal(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Everything farther than this part of the nearness faces the camera. CtrLoRA was trained with 0.02.",
+                    tooltip="Everything farther than this part of the nearness faces the camera. CtrLoRA was trained with "
+                    "0.02.",
                 ),
                 io.Float.Input(
                     "strength",

@@ -55,7 +55,7 @@ def task_of(folder: Path) -> str | None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architectures = [name for name in config.get("architectures") or () if isinstance(name, str)]
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError):
         return None
     return next((task for task, row in TASKS.items() for name in architectures if name.endswith(row.suffix)), None)
 

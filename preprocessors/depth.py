@@ -113,7 +113,10 @@ def _at_full_size(annotator: Annotator, height: int, width: int) -> Iterator[dic
     rows, columns = max(round(height / patch), 1), max(round(width / patch), 1)
     size = {"height": rows * patch, "width": columns * patch}
     # Without this transformers takes every grid of tokens for a square.
-    hook = annotator.network.neck.register_forward_pre_hook(lambda _, inputs: (inputs[0], rows, columns))  # type: ignore[operator, union-attr]
+    grid = {"patch_height": rows, "patch_width": columns}
+    hook = annotator.network.neck.register_forward_pre_hook(  # type: ignore[operator, union-attr]
+        lambda _, inputs, named: (inputs[:1], named | grid), with_kwargs=True
+    )
     try:
         yield {"size": size, "keep_aspect_ratio": False, "ensure_multiple_of": 1}
     finally:

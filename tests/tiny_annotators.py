@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,20 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 
+def use_one_thread() -> Iterator[None]:
+    """The body of a fixture: layers this small only wait for each other when there are more."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(count)
+
+
 def save(folder: Path, network: Any, processor: Any, seed: int = 0) -> Path:
     """Write a network, its weights drawn anew and larger than at the start of training so that its output has contrast."""
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode(mode=False):
         weights = {
-            name: 0.3 * torch.randn(tensor.shape, generator=generator) if tensor.ndim > 1 else tensor
+            name: 0.2 * torch.randn(tensor.shape, generator=generator) if tensor.ndim > 1 else tensor
             for name, tensor in network.state_dict().items()
         }
         network.load_state_dict(weights)
@@ -36,8 +45,8 @@ def save_depth_anything(folder: Path, seed: int = 0, **changes: Any) -> Path:
             fusion_hidden_size=8, head_hidden_size=8, **changes,
         )  # fmt: skip
         network = transformers.DepthAnythingForDepthEstimation(config)
-        # The last layer ends in a ReLU: keep it open.
-        network.head.conv3.bias.data.fill_(50.0)
+        if config.depth_estimation_type == "relative":  # the last layer ends in a ReLU: keep it open
+            network.head.conv3.bias.data.fill_(50.0)
     processor = transformers.DPTImageProcessor(size={"height": 56, "width": 56}, keep_aspect_ratio=True, ensure_multiple_of=14)
     return save(folder, network, processor, seed)
 
