@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,7 +20,7 @@ SAMPLED = 65536
 """Pixels that the colours are found from, at most; the reference's pictures have 16384."""
 
 
-def pixel(frames: Tensor, resolution: int = 512, scale: int = 6, colors: int = 12, seed: int = 0) -> Tensor:
+def pixel(frames: Tensor, resolution: int = 512, scale: int = 6, colors: int = 12, seed: int | Sequence[int] = 0) -> Tensor:
     """Each picture reduced, limited to its main colours by k-means, and enlarged again.
 
     Args:
@@ -27,13 +29,13 @@ def pixel(frames: Tensor, resolution: int = 512, scale: int = 6, colors: int = 1
         scale: Pixels of the hint to a large one, 1 to 64, but no side has less than `SMALLEST_SIDE` large ones. Trained with
             4 to 8; 6 is the middle.
         colors: 2 to 256. Trained with 8 to 16; 12 is the middle. A picture with fewer keeps its own.
-        seed: 0 or more, for the first guess of the colours.
+        seed: 0 or more, for the first guess of the colours; one for all frames, or one for each.
 
     Returns:
         (B, H', W', 3) in [0, 1].
 
     Raises:
-        ValueError: A parameter is out of range.
+        ValueError: A parameter is out of range, or the seeds are too many, too few or negative.
 
     Source: xyfJASON/ctrlora@b4422b4 annotator/pixel, scripts/tool_make_cond_images.py. The reference's k-means is
         scikit-learn's; here OpenCV computes it from a first guess of our own, so the colours may end in another optimum.
