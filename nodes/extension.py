@@ -18,7 +18,7 @@ from .hint_regions import Boxes, Segment
 from .host.folders import register_folders
 from .loaders import LoadControlNeXt
 from .stack import ApplyControlStack, StackControl
-from .pose_video import PoseVideoConditioning, VideoWindows
+from .pose_video import AlignPose, PoseVideoConditioning, VideoWindows
 from .tools import ConvertFile, InspectFile
 
 NODES: tuple[type[io.ComfyNode], ...] = (
@@ -51,6 +51,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     OpenPose,
     Pose,
     DrawPose,
+    AlignPose,
     PoseVideoConditioning,
     VideoWindows,
     StackControl,

@@ -4,13 +4,116 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..models.windows import BLENDS
+from ..preprocessors.pose_align import MODES
+from ..preprocessors.pose_draw import STYLES
+from ..preprocessors.pose_track import CHOICES
 from .host.controlnext_file import check_choice
+from .host.pose_align import Alignment, align_clip
 from .host.video_conditioning import CLIP_PREPROCESS, condition_video
 from .host.windows import attach_windows
-from .sockets import VIDEO, schema, seed_input
+from .sockets import POSE_KEYPOINT, VIDEO, schema, seed_input
+
+
+class AlignPose(io.ComfyNode):
+    """Two `POSE_KEYPOINT` to hints."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NextControlAlignPose",
+            display_name="Align Pose",
+            category=VIDEO,
+            description="Bring the poses of a clip to the size and place of the person in a reference picture and draw them, "
+            "the reference's own pose first: the hints for a ControlNeXt on SVD.",
+            search_aliases=["pose alignment", "retarget pose", "dwpose video", "mimicmotion", "svd"],
+            inputs=[
+                POSE_KEYPOINT.Input(
+                    "reference",
+                    tooltip="Key points of the reference picture, from Pose Hint or any node with this socket. The largest "
+                    "person counts.",
+                ),
+                POSE_KEYPOINT.Input("poses", tooltip="Key points of the clip's frames, from the same kind of node."),
+                io.Int.Input("width", default=576, min=64, max=8192, step=8, tooltip="Of the hints and the clip, in pixels."),
+                io.Int.Input("height", default=1024, min=64, max=8192, step=8, tooltip="Of the hints and the clip, in pixels."),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default="official",
+                    tooltip="official is the published least-squares fit, for clips framed as the reference is. torso goes by "
+                    "the torso and keeps the person on the canvas, for framing that differs and legs that are cut off. none "
+                    "leaves the poses where they are.",
+                ),
+                io.Combo.Input(
+                    "person",
+                    options=list(CHOICES),
+                    default="largest",
+                    tooltip="Whom to follow through the clip: the largest person of the first frame with anyone, or the one of "
+                    "person_index.",
+                ),
+                io.Int.Input(
+                    "person_index",
+                    default=0,
+                    min=0,
+                    max=999,
+                    tooltip="Number of the person in the first frame with so many, from 0, where person is index.",
+                ),
+                io.Float.Input(
+                    "smooth",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Takes jitter out of the points; fast movements stay. 0 is off, 0.5 suits most detectors.",
+                ),
+                io.Int.Input(
+                    "fill_gaps",
+                    default=5,
+                    min=0,
+                    max=1000,
+                    tooltip="Points that are missing for up to this many frames are interpolated; longer gaps stay. 0 is off.",
+                ),
+                io.Combo.Input(
+                    "style",
+                    options=list(STYLES),
+                    default="svd_v2",
+                    tooltip="How poses are drawn. svd_v2 is what ControlNeXt for SVD was trained with.",
+                ),
+                io.Image.Input("image", optional=True, tooltip="The reference picture, for the preview only."),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="hints",
+                    tooltip="The reference's pose, then one hint for each frame of the clip. For Apply ControlNeXt and Pose "
+                    "Video Conditioning.",
+                ),
+                POSE_KEYPOINT.Output(display_name="keypoints", tooltip="The same poses as key points."),
+                io.Image.Output(display_name="preview", tooltip="Up to 8 of the hints over the reference picture."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        reference: Any,
+        poses: Any,
+        width: int,
+        height: int,
+        mode: str,
+        person: str,
+        person_index: int,
+        smooth: float,
+        fill_gaps: int,
+        style: str,
+        image: Any = None,
+    ) -> io.NodeOutput:
+        for name, value, options in (("mode", mode, MODES), ("person", person, CHOICES), ("style", style, tuple(STYLES))):
+            check_choice(name, value, options)
+        alignment = Alignment(mode, person, person_index, smooth, fill_gaps, style)  # type: ignore[arg-type]
+        aligned = align_clip(reference, poses, (height, width), alignment, image)
+        return io.NodeOutput(*aligned, ui=ui.PreviewImage(aligned.preview))
 
 
 class PoseVideoConditioning(io.ComfyNode):

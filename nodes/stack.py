@@ -145,8 +145,8 @@ class ApplyControlStack(io.ComfyNode):
                 io.Boolean.Input(
                     "resolution_weighting",
                     default=False,
-                    tooltip="CFG resolution weighting of the ControlNet paper: control on the positive prompt only, stronger in "
-                    "deeper blocks (1, 2, 4 and 8 times).",
+                    tooltip="CFG resolution weighting of the ControlNet paper: control on the positive prompt only, stronger "
+                    "in deeper blocks (1, 2, 4 and 8 times).",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="The checkpoint's VAE, for CtrLoRAs in the stack."),
                 io.Boolean.Input(

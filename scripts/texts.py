@@ -77,7 +77,7 @@ def texts_of(schema: Any) -> dict[str, Any]:
 
 
 def follow(english: dict[str, Any], other: dict[str, Any], place: str, missing: list[str]) -> dict[str, Any]:
-    """`other` with the keys of `english` in its order; paths that it lacks are added to `missing`."""
+    """`other` with the keys of `english` in its order, and then what else it has; paths that it lacks go to `missing`."""
     result: dict[str, Any] = {}
     for key, value in english.items():
         path = f"{place}{key}"
@@ -87,7 +87,7 @@ def follow(english: dict[str, Any], other: dict[str, Any], place: str, missing: 
             result[key] = follow(value, other.get(key, {}), f"{path}.", missing)
         else:
             result[key] = other[key]
-    return result
+    return result | {key: value for key, value in other.items() if key not in english}
 
 
 def write(language: str, texts: dict[str, Any]) -> None:

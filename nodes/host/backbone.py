@@ -48,7 +48,8 @@ class HostBackbone:
             for block in unet.input_blocks:
                 x = forward_timestep_embed(block, x, embedding, context, options)
                 skips.append(x)
-            x = forward_timestep_embed(unet.middle_block, x, embedding, context, options)
+            if unet.middle_block is not None:
+                x = forward_timestep_embed(unet.middle_block, x, embedding, context, options)
         *sides, middle = controls or [None] * (len(skips) + 1)
         x = _added(x, middle)
         for block in unet.output_blocks:
@@ -120,10 +121,7 @@ def check_model(model: ModelPatcher, context_width: int, base_name: str) -> None
 
 @contextmanager
 def training_mode(networks: Sequence[ModelPatcher], is_cast: bool) -> Iterator[None]:
-    """Networks of the host, loaded and fit for autograd; afterwards they are as they were.
-
-    A loader that runs in inference mode makes tensors that autograd refuses. They are seen through ordinary tensors that share
-    their memory.
+    """Networks of the host, loaded and fit for autograd.
 
     Args:
         networks: To load.
@@ -136,38 +134,30 @@ def training_mode(networks: Sequence[ModelPatcher], is_cast: bool) -> Iterator[N
     with torch.inference_mode(mode=False), torch.enable_grad(), ExitStack() as stack:
         for network in networks:
             module = getattr(network.model, "diffusion_model", network.model)
-            stack.enter_context(_ordinary_tensors(module))
+            share_with_autograd(module)
             if is_cast:
                 stack.enter_context(_casting(module))
         yield
 
 
-@contextmanager
-def _ordinary_tensors(network: nn.Module) -> Iterator[None]:
-    replaced: list[tuple[dict[str, Any], str, Tensor, Tensor]] = []
+def share_with_autograd(network: nn.Module) -> None:
+    """Put ordinary tensors in the place of those that a loader made in inference mode, which autograd refuses.
+
+    They share memory, so that nothing is copied and nothing changes for the host.
+    """
     for module in network.modules():
         for own in (module._parameters, module._buffers):
             for name, tensor in own.items():
-                if tensor is None:
-                    continue
-                fresh = _shared(tensor.detach()) if tensor.is_inference() else tensor.detach()
-                fresh = nn.Parameter(fresh, requires_grad=False) if own is module._parameters else fresh
-                replaced.append((own, name, tensor, fresh))
-    for own, name, _, fresh in replaced:
-        own[name] = fresh
-    try:
-        yield
-    finally:
-        for own, name, tensor, fresh in replaced:
-            if own[name] is fresh:  # else the host has moved the network meanwhile
-                own[name] = tensor
+                if tensor is not None and tensor.is_inference():
+                    fresh = _shared(tensor.detach())
+                    own[name] = nn.Parameter(fresh, requires_grad=False) if own is module._parameters else fresh
+    network.requires_grad_(requires_grad=False)
 
 
 def _shared(tensor: Tensor) -> Tensor:
-    """An ordinary tensor on the memory of one made in inference mode."""
     try:
         return torch.from_dlpack(tensor)
-    except (BufferError, RuntimeError, TypeError):
+    except (BufferError, RuntimeError, TypeError):  # a type that the exchange format does not know
         return tensor.clone()
 
 
@@ -176,9 +166,11 @@ def _casting(network: nn.Module) -> Iterator[None]:
     """The host's own switch for layers whose weights have another type than their input."""
     modules = [module for module in network.modules() if getattr(module, "comfy_cast_weights", None) is False]
     for module in modules:
-        module.comfy_cast_weights = True
+        module.comfy_cast_weights = True  # type: ignore[assignment]
     try:
         yield
     finally:
         for module in modules:
-            module.comfy_cast_weights = False
+            # The host keeps the old value here while it runs a network that is not wholly on the device.
+            kept = "prev_comfy_cast_weights" if hasattr(module, "prev_comfy_cast_weights") else "comfy_cast_weights"
+            setattr(module, kept, False)

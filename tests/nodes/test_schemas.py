@@ -109,6 +109,20 @@ CONTRACT = {
         ),
         "hint:IMAGE",
     ),
+    "NextControlStackControl": (
+        (
+            "control:CONTROL_NET,CONTROLNEXT image:IMAGE strength:FLOAT=1.0 start_percent:FLOAT=0.0 end_percent:FLOAT=1.0 "
+            "*mask:MASK *stack:CONTROL_STACK *curve:COMBO=constant"
+        ),
+        "stack:CONTROL_STACK",
+    ),
+    "NextControlApplyStack": (
+        (
+            "model:MODEL positive:CONDITIONING negative:CONDITIONING stack:CONTROL_STACK strength:FLOAT=1.0 balance:COMBO=sum "
+            "resolution_weighting:BOOLEAN=False *vae:VAE *guess_mode:BOOLEAN=False *readout:BOOLEAN=False"
+        ),
+        "model:MODEL positive:CONDITIONING negative:CONDITIONING",
+    ),
     "NextControlInspectFile": ("file:COMBO", "text:STRING"),
     "NextControlConvertFile": (
         "file:COMBO part:COMBO=auto dtype:COMBO=keep name:STRING= *condition:STRING=",
@@ -138,6 +152,8 @@ OPTIONS = {
     ("NextControlPose", "scores"): ["real", "ones"],
     ("NextControlDrawPose", "style"): ["openpose", "dwpose", "body25", "svd_v2"],
     ("NextControlDrawPose", "line_width"): ["reference", "resolution"],
+    ("NextControlStackControl", "curve"): ["constant", "ease in", "ease out", "ease in-out"],
+    ("NextControlApplyStack", "balance"): ["sum", "mean", "cap"],
     ("NextControlConvertFile", "part"): ["auto", "all", "base", "lora", "control", "unet"],
     ("NextControlConvertFile", "dtype"): ["keep", "fp32", "fp16", "bf16"],
 }

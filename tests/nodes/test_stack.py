@@ -435,7 +435,6 @@ def test_a_longer_clip_than_the_latent_is_said(base_folder, caplog):
 
 
 def test_the_readout_says_how_large_each_part_is(base_folder):
-    """Against the features of the bare model: at the first step nothing else differs above the middle."""
     model = build_model("ctrlora")
     entries = [
         entry(control("native", base_folder), 0.3),
@@ -535,9 +534,9 @@ def test_a_controlnext_for_another_family_is_named_by_its_position(base_folder):
 
 def test_a_ctrlora_without_a_vae_or_on_another_model_is_named_before_sampling(base_folder):
     entries = [entry(control("ctrlora", base_folder))]
-    with pytest.raises(ValueError, match="Control 1 of the stack .*none is connected"):
+    with pytest.raises(ValueError, match=r"Control 1 of the stack .*none is connected"):
         apply_stack(build_model("ctrlora"), *prompts(), entries, Options())
-    with pytest.raises(ValueError, match="Control 1 of the stack .*load an SD1.5 checkpoint"):
+    with pytest.raises(ValueError, match=r"Control 1 of the stack .*load an SD1.5 checkpoint"):
         stacked(entries, model=narrow_model("sdxl"))
 
 
