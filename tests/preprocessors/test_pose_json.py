@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,3 +225,17 @@ def test_malformed_json_gets_one_sentence(keypoints, message):
     with pytest.raises(ValueError, match=message) as error:
         from_json(keypoints)
     assert "\n" not in str(error.value)
+
+
+def test_real_key_points_lie_where_the_photograph_has_them():
+    """Her nose is near the middle of the upper half, her right shoulder left of it, the hips are not in the picture."""
+    file = Path(__file__).resolve().parents[2] / "demo" / "astronaut_pose.json"
+    (people,) = from_json(json.loads(file.read_text(encoding="utf-8")))
+    assert (people.height, people.width, len(people)) == (512, 512, 1)
+    nose, shoulder, hip = people.bodies[0, [0, 2, 8]]
+    np.testing.assert_allclose(nose[:2] * 512, (222, 128), atol=10)
+    np.testing.assert_allclose(shoulder[:2] * 512, (112, 240), atol=10)
+    assert not hip.any()
+    assert (people.faces[0, :, 2] == 1).all()
+    jaw, lips = people.faces[0, :17], people.faces[0, 48:]
+    assert jaw[:, 0].min() < lips[:, 0].min() < lips[:, 0].max() < jaw[:, 0].max()
