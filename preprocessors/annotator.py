@@ -44,6 +44,11 @@ class Annotator:
     processor: Any
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
+    @property
+    def config(self) -> Any:
+        """What the network's config.json says."""
+        return self.network.config
+
 
 UNUSED = re.compile(r"neck\.fusion_stage\.layers\.0\.residual_layer1\.|(\.|^)num_batches_tracked$")
 """Weights that no result depends on and that published files leave out: the residual of DPT's first fusion layer, which has

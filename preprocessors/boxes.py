@@ -61,7 +61,7 @@ def boxes(
     sizes = [(height, width)] * len(pictures)
     output = evaluate(annotator, pictures)
     results = annotator.processor.post_process_object_detection(output, threshold=confidence, target_sizes=sizes)
-    names = annotator.network.config.id2label
+    names = annotator.config.id2label
     hints = torch.empty((len(pictures), height, width, 3))
     for hint, result in zip(hints, results, strict=True):
         things = keep_distinct(result["boxes"].float().cpu(), result["scores"].float().cpu(), overlap)
@@ -96,10 +96,11 @@ def keep_distinct(corners: Tensor, scores: Tensor, overlap: float) -> list[int]:
     return kept
 
 
-def to_pixels(corners: Tensor, height: int, width: int) -> list[list[int]]:
+def to_pixels(corners: Tensor, height: int, width: int) -> list[tuple[int, int, int, int]]:
     """Corners (N, 4) cut off to whole pixels and to the picture."""
     limits = torch.tensor([width, height, width, height])
-    return torch.minimum(corners.trunc().long().clamp(min=0), limits).tolist()
+    cut = torch.minimum(corners.trunc().long().clamp(min=0), limits).tolist()
+    return [(left, top, right, bottom) for left, top, right, bottom in cut]
 
 
 def draw_boxes(things: Sequence[Box], height: int, width: int) -> Tensor:

@@ -86,7 +86,7 @@ def gives_distance(annotator: Annotator) -> bool:
         Depth Anything's files say so themselves. Of the networks of the type "dpt" those with `add_projection` (DINOv2's, for
         NYU and KITTI) give metres, MiDaS's do not.
     """
-    config = annotator.network.config
+    config = annotator.config
     return (
         getattr(config, "depth_estimation_type", None) == "metric"
         or config.model_type in DISTANCE_NETWORKS
@@ -96,7 +96,7 @@ def gives_distance(annotator: Annotator) -> bool:
 
 def is_midas(annotator: Annotator) -> bool:
     """Whether a network is a plain DPT of MiDaS, such as DPT-Large, which CtrLoRA was trained with."""
-    config = annotator.network.config
+    config = annotator.config
     return config.model_type == "dpt" and not (config.is_hybrid or config.backbone_config or config.add_projection)
 
 
@@ -109,12 +109,12 @@ def stretch(values: Tensor) -> Tensor:
 @contextlib.contextmanager
 def _at_full_size(annotator: Annotator, height: int, width: int) -> Iterator[dict[str, Any]]:
     """Options that show a MiDaS network the hint's own pixels, as CtrLoRA does, in place of 384x384 of them."""
-    patch = int(annotator.network.config.patch_size)
+    patch = int(annotator.config.patch_size)
     rows, columns = max(round(height / patch), 1), max(round(width / patch), 1)
     size = {"height": rows * patch, "width": columns * patch}
     # Without this transformers takes every grid of tokens for a square.
     grid = {"patch_height": rows, "patch_width": columns}
-    hook = annotator.network.neck.register_forward_pre_hook(  # type: ignore[operator, union-attr]
+    hook = annotator.network.neck.register_forward_pre_hook(  # type: ignore[union-attr]
         lambda _, inputs, named: (inputs[:1], named | grid), with_kwargs=True
     )
     try:

@@ -29,7 +29,7 @@ def segment(frames: Tensor, resolution: int, annotator: Annotator) -> Tensor:
     Raises:
         ValueError: The network knows other classes.
     """
-    count = annotator.network.config.num_labels
+    count = annotator.config.num_labels
     if count != len(ADE20K):
         raise ValueError(
             f"'{annotator.name}' knows {count} classes and the {len(ADE20K)} of ADE20K are needed: choose a network that was "

@@ -66,6 +66,49 @@ def save_dpt(folder: Path, seed: int = 0, **changes: Any) -> Path:
     return save(folder, network, processor, seed)
 
 
+def save_dpt_hybrid(folder: Path, seed: int = 0) -> Path:
+    """DPT-Hybrid, which takes pictures of its own size only, 32x32 pixels."""
+    with torch.inference_mode(mode=False):
+        config = transformers.DPTConfig(
+            is_hybrid=True, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16, image_size=32,
+            patch_size=16, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[64, 128, 8, 8], fusion_hidden_size=8,
+            backbone_featmap_shape=[1, 256, 2, 2], backbone_config={
+                "model_type": "bit", "layer_type": "bottleneck", "depths": [1, 1, 1], "hidden_sizes": [64, 128, 256],
+                "num_groups": 8, "out_features": ["stage1", "stage2", "stage3"], "embedding_dynamic_padding": True, "global_padding": "same",
+            },
+        )  # fmt: skip
+        network = transformers.DPTForDepthEstimation(config)
+        network.head.head[4].bias.data.fill_(50.0)
+    return save(folder, network, transformers.DPTImageProcessor(size={"height": 32, "width": 32}), seed)
+
+
+def save_glpn(folder: Path, seed: int = 0) -> Path:
+    """GLPN, which gives metres."""
+    with torch.inference_mode(mode=False):
+        config = transformers.GLPNConfig(
+            hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 1, 1], decoder_hidden_size=8
+        )
+        network = transformers.GLPNForDepthEstimation(config)
+    return save(folder, network, transformers.GLPNImageProcessor(), seed)
+
+
+def save_zoedepth(folder: Path, seed: int = 0) -> Path:
+    """ZoeDepth, which gives metres and pads its pictures."""
+    with torch.inference_mode(mode=False):
+        backbone = transformers.BeitConfig(
+            image_size=32, patch_size=16, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16,
+            out_features=["stage1", "stage2", "stage3", "stage4"], reshape_hidden_states=False,
+            use_relative_position_bias=True,
+        )  # fmt: skip
+        config = transformers.ZoeDepthConfig(
+            backbone_config=backbone, backbone_hidden_size=16, neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8,
+            bottleneck_features=8, num_relative_features=32, bin_embedding_dim=8, num_attractors=[4, 2, 1, 1],
+            bin_configurations=[{"n_bins": 8, "min_depth": 0.001, "max_depth": 10.0, "name": "nyu"}],
+        )  # fmt: skip
+        network = transformers.ZoeDepthForDepthEstimation(config)
+    return save(folder, network, transformers.ZoeDepthImageProcessor(size={"height": 64, "width": 64}), seed)
+
+
 def save_segformer(folder: Path, seed: int = 0, classes: int = 150) -> Path:
     """SegFormer on 64x64 pixels."""
     with torch.inference_mode(mode=False):
@@ -112,6 +155,23 @@ def save_vitpose(folder: Path, seed: int = 0, points: int = 17, experts: int = 1
             transformers.VitPoseConfig(backbone_config=backbone, num_labels=points, scale_factor=4)
         )
     return save(folder, network, transformers.VitPoseImageProcessor(size={"height": 64, "width": 48}), seed)
+
+
+def save_rtdetr(folder: Path, seed: int = 0) -> Path:
+    """RT-DETR on 64x64 pixels with the older names of COCO's classes."""
+    with torch.inference_mode(mode=False):
+        backbone = transformers.RTDetrResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], out_features=["stage2", "stage3", "stage4"],
+            layer_type="basic",
+        )  # fmt: skip
+        config = transformers.RTDetrConfig(
+            backbone_config=backbone, encoder_hidden_dim=16, encoder_in_channels=[8, 8, 8], encoder_ffn_dim=16,
+            encoder_attention_heads=2, d_model=16, num_queries=10, decoder_in_channels=[16, 16, 16], decoder_ffn_dim=16,
+            decoder_layers=2, decoder_attention_heads=2, encoder_layers=1, num_denoising=0,
+            id2label={0: "person", 1: "aeroplane", 2: "sofa"},
+        )  # fmt: skip
+        network = transformers.RTDetrForObjectDetection(config)
+    return save(folder, network, transformers.RTDetrImageProcessor(size={"height": 64, "width": 64}), seed)
 
 
 def rewrite(folder: Path, *, drop: str) -> None:

@@ -18,9 +18,12 @@ PICTURES = torch.cat([ASTRONAUT, 1 - ASTRONAUT, ASTRONAUT.flip(1)])[:, :300, :40
 UNSURE = 0.05
 
 
-@pytest.fixture(scope="module")
-def annotator(tmp_path_factory):
-    return load_annotator(tiny.save_yolos(tmp_path_factory.mktemp("detection") / "yolos"), "detection")
+SAVERS = {"yolos": tiny.save_yolos, "rtdetr": tiny.save_rtdetr}
+
+
+@pytest.fixture(scope="module", params=SAVERS)
+def annotator(request, tmp_path_factory):
+    return load_annotator(SAVERS[request.param](tmp_path_factory.mktemp("detection") / request.param), "detection")
 
 
 def box(left: int, top: int, right: int, bottom: int, label: str = "person") -> Box:
@@ -66,7 +69,7 @@ def test_overlaps_are_those_of_opencv():
 
 
 def test_corners_are_cut_off_to_pixels_and_to_the_picture():
-    assert to_pixels(torch.tensor([[-5.5, 2.9, 30.2, 8.1], [3.99, -0.5, 7.99, 99.0]]), 20, 25) == [[0, 2, 25, 8], [3, 0, 7, 20]]
+    assert to_pixels(torch.tensor([[-5.5, 2.9, 30.2, 8.1], [3.99, -0.5, 7.99, 99.0]]), 20, 25) == [(0, 2, 25, 8), (3, 0, 7, 20)]
 
 
 def test_the_table_is_the_references():

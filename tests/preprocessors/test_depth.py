@@ -111,6 +111,19 @@ def test_the_viridis_of_metres_is_linear_in_metres(metric):
     assert np.abs(found - expected).max() <= 4.5 / 255
 
 
+@pytest.mark.parametrize("saver", [tiny.save_glpn, tiny.save_zoedepth, tiny.save_dpt_hybrid])
+def test_networks_of_every_kind_are_served_and_near_is_bright(saver, tmp_path):
+    annotator = load_annotator(saver(tmp_path / "network"), "depth")
+    assert gives_distance(annotator) is (saver is not tiny.save_dpt_hybrid)
+    assert not is_midas(annotator)
+    values = by_transformers(annotator, 128, 192)
+    assert values.std() > 1e-4
+    expected = stretch(1 / values.clamp(min=1e-3) if gives_distance(annotator) else values)
+    found = depth(PICTURES, 128, annotator, "plain")[..., 0]
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+    assert depth(PICTURES[:1, :40, :72], 0, annotator).shape == (1, 40, 72, 3)
+
+
 @pytest.mark.parametrize("hint_for", ["plain", "ctrlora"])
 def test_invert_exchanges_near_and_far(relative, hint_for):
     ahead, inverted = (depth(PICTURES[:1], 128, relative, hint_for, is_inverted) for is_inverted in (False, True))
@@ -130,7 +143,7 @@ def test_invert_exchanges_near_and_far(relative, hint_for):
 def test_the_configuration_tells_metres_from_nearness(changes, is_distance):
     from types import SimpleNamespace
 
-    annotator = SimpleNamespace(network=SimpleNamespace(config=SimpleNamespace(**changes)))
+    annotator = SimpleNamespace(config=SimpleNamespace(**changes))
     assert gives_distance(annotator) is is_distance
 
 
