@@ -74,7 +74,8 @@ def save_dpt_hybrid(folder: Path, seed: int = 0) -> Path:
             patch_size=16, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[64, 128, 8, 8], fusion_hidden_size=8,
             backbone_featmap_shape=[1, 256, 2, 2], backbone_config={
                 "model_type": "bit", "layer_type": "bottleneck", "depths": [1, 1, 1], "hidden_sizes": [64, 128, 256],
-                "num_groups": 8, "out_features": ["stage1", "stage2", "stage3"], "embedding_dynamic_padding": True, "global_padding": "same",
+                "num_groups": 8, "out_features": ["stage1", "stage2", "stage3"], "embedding_dynamic_padding": True,
+                "global_padding": "same",
             },
         )  # fmt: skip
         network = transformers.DPTForDepthEstimation(config)
