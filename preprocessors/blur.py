@@ -12,6 +12,8 @@ from .canvas import Picture, check_range, draw_each, hint_size
 Sigma = Literal["fixed", "kernel"]
 SIGMA = 4.0
 """The reference passes the number of a border mode where the standard deviation goes, and was trained so."""
+REACH = 33
+"""Kernel beyond which a standard deviation of 4 gives nothing more: OpenCV's weights for bytes are 0 there."""
 
 
 def blur(frames: Tensor, resolution: int = 512, kernel: int = 55, sigma: Sigma = "fixed") -> Tensor:
@@ -36,10 +38,12 @@ def blur(frames: Tensor, resolution: int = 512, kernel: int = 55, sigma: Sigma =
     if kernel % 2 == 0:
         raise ValueError(f"kernel ({kernel}) must be odd: use {kernel - 1} or {kernel + 1}.")
 
+    # With 0 OpenCV takes the standard deviation from the kernel, by the formula above.
+    side, deviation = (min(kernel, REACH), SIGMA) if sigma == "fixed" else (kernel, 0.0)
+
     def draw(picture: Picture) -> Picture:
         import cv2
 
-        # With 0 OpenCV takes the standard deviation from the kernel, by the formula above.
-        return np.asarray(cv2.GaussianBlur(picture, (kernel, kernel), SIGMA if sigma == "fixed" else 0.0), dtype=np.uint8)
+        return np.asarray(cv2.GaussianBlur(picture, (side, side), deviation), dtype=np.uint8)
 
     return draw_each(frames, hint_size(frames.shape[1], frames.shape[2], resolution), draw)

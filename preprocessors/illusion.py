@@ -31,7 +31,8 @@ def illusion(frames: Tensor, resolution: int = 512, channel: Channel = "blue") -
     def draw(picture: Picture) -> Picture:
         import cv2
 
-        levels = cv2.LUT(np.ascontiguousarray(picture[..., 2]) if channel == "blue" else picture.max(axis=2), table)
+        red, green, blue = cv2.split(picture)
+        levels = cv2.LUT(blue if channel == "blue" else cv2.max(cv2.max(red, green), blue), table)
         for operation, side in ((cv2.MORPH_CLOSE, 11), (cv2.MORPH_OPEN, 3)):
             levels = cv2.morphologyEx(levels, operation, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
         return np.asarray(levels, dtype=np.uint8)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .canvas import Picture, draw_each, hint_size
@@ -31,9 +33,10 @@ def inpaint(
     """
     size = hint_size(frames.shape[1], frames.shape[2], resolution)
     chosen = draw_holes(size, len(frames), shape, seed) if holes is None else holes
-    return draw_each(frames, size, _blacken, (chosen > 0.5).cpu().numpy())
+    return draw_each(frames, size, _blacken, (chosen <= 0.5).to("cpu", torch.uint8).numpy())
 
 
-def _blacken(picture: Picture, hole: np.ndarray) -> Picture:
-    picture[hole] = 0
-    return picture
+def _blacken(picture: Picture, kept: NDArray[np.uint8]) -> Picture:
+    import cv2
+
+    return np.asarray(cv2.copyTo(picture, kept), dtype=np.uint8)

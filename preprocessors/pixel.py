@@ -64,7 +64,7 @@ def _main_colors(pixels: NDArray[np.float32], count: int, random: np.random.Gene
     if len(pixels) > SAMPLED:
         pixels = pixels[random.choice(len(pixels), SAMPLED, replace=False)]
     guess = _first_guess(pixels, count, random)
-    labels = np.stack([_distances(pixels, center) for center in guess], 1).argmin(1).astype(np.int32)
+    labels = _distances(pixels, guess).argmin(1).astype(np.int32)
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, ITERATIONS, float(np.sqrt(TOLERANCE * pixels.var(0).mean())))
     # From given labels and in one attempt OpenCV draws no random number of its own, whose state all threads share.
     _, _, centers = cv2.kmeans(pixels, len(guess), labels[:, None], stop, 1, cv2.KMEANS_USE_INITIAL_LABELS)
@@ -74,26 +74,26 @@ def _main_colors(pixels: NDArray[np.float32], count: int, random: np.random.Gene
 def _first_guess(pixels: NDArray[np.float32], count: int, random: np.random.Generator) -> NDArray[np.float32]:
     """Up to `count` different pixels far from each other: k-means++ with the 2 + ln k draws that scikit-learn makes."""
     chosen = [pixels[random.integers(len(pixels))]]
-    nearest = _distances(pixels, chosen[0])
+    nearest = _distances(pixels, chosen[0][None])[:, 0]
     while len(chosen) < count and nearest.any():
-        places = random.choice(len(pixels), 2 + int(np.log(count)), p=nearest / nearest.sum())
-        candidates = [np.minimum(nearest, _distances(pixels, pixels[place])) for place in places]
-        best = int(np.argmin([candidate.sum() for candidate in candidates]))
+        ends = np.cumsum(nearest, dtype=np.float64)
+        places = np.searchsorted(ends, random.uniform(0, ends[-1], 2 + int(np.log(count))), side="right").clip(
+            max=len(ends) - 1
+        )
+        candidates = np.minimum(nearest[:, None], _distances(pixels, pixels[places]))
+        best = int(candidates.sum(0, dtype=np.float64).argmin())
         chosen.append(pixels[places[best]])
-        nearest = candidates[best]
+        nearest = candidates[:, best]
     return np.stack(chosen)
 
 
-def _distances(pixels: NDArray[np.float32], color: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Squared, of (N, 3) pixels from a colour."""
-    return np.square(pixels - color, dtype=np.float64).sum(1)
+def _distances(pixels: NDArray[np.float32], colors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Squared, of (N, 3) pixels from (K, 3) colours: (N, K). Exact for bytes, whose squares a float holds."""
+    squares = np.einsum("nc,nc->n", pixels, pixels)[:, None] + np.einsum("kc,kc->k", colors, colors)
+    return np.asarray(squares - 2 * pixels @ colors.T, dtype=np.float32)
 
 
 def _nearest(pixels: NDArray[np.float32], colors: NDArray[np.float32]) -> NDArray[np.uint8]:
     """For each of (N, 3) pixels the nearest of a few colours."""
-    index, nearest = np.zeros(len(pixels), dtype=np.intp), np.full(len(pixels), np.inf)
-    for place, color in enumerate(colors):  # one by one: a table of all distances would not fit for large pictures
-        distances = _distances(pixels, color)
-        index[distances < nearest] = place
-        np.minimum(nearest, distances, out=nearest)
-    return colors.astype(np.uint8)[index]
+    pieces = [_distances(piece, colors).argmin(1) for piece in np.split(pixels, range(SAMPLED, len(pixels), SAMPLED))]
+    return colors.astype(np.uint8)[np.concatenate(pieces)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hint_pictures import ASTRONAUT, noise_picture, to_integers
@@ -23,6 +24,14 @@ def test_the_standard_deviation_is_4_whatever_the_kernel(kernel):
     found = to_integers(blur(ASTRONAUT, 128, kernel))
     plain = to_integers(blur(ASTRONAUT, 128, 1))
     assert abs(found - filtered(plain, kernel, 4.0)).max() < ROUNDING
+
+
+@pytest.mark.parametrize("kernel", [35, 55, 101, 255])
+def test_a_large_kernel_is_opencvs_own_pixel_for_pixel(kernel):
+    """Though a smaller one with the same weights is used."""
+    picture = noise_picture(96, 160)
+    expected = cv2.GaussianBlur(to_integers(picture)[0].astype(np.uint8), (kernel, kernel), 4)
+    assert np.array_equal(to_integers(blur(picture, 0, kernel))[0], expected)
 
 
 def test_the_standard_deviation_can_follow_the_kernel():
