@@ -9,6 +9,9 @@ from comfy_api.latest import io
 
 CONTROLNEXT = io.Custom("CONTROLNEXT")
 CTRLORA_BASE = io.Custom("CTRLORA_BASE")
+PAIR_DATASET = io.Custom("PAIR_DATASET")
+LOSS_MAP = io.Custom("LOSS_MAP")
+"""ComfyUI's own: {"loss": one number for each step}."""
 CONTROL_STACK = io.Custom("CONTROL_STACK")
 POSE_KEYPOINT = io.Custom("POSE_KEYPOINT")
 """Key points in OpenPose's JSON shape, as ComfyUI's own SDPose nodes and comfyui_controlnet_aux exchange them."""
@@ -18,6 +21,8 @@ HINTS = "NextControl/hints"
 """The category of the hint nodes."""
 VIDEO = "NextControl/video"
 """The category of the video nodes."""
+TRAINING = "NextControl/training"
+"""The category of the nodes around training."""
 
 
 def image_input() -> io.Image.Input:

@@ -1,0 +1,116 @@
+"""Where datasets lie: below ComfyUI's input/, or below the places of the folder kind `nextcontrol_datasets`. Nowhere else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import folder_paths
+
+from ...training.cache import TensorCache
+from ...training.dataset import DatasetSettings, PairDataset
+from ...training.pairs import check_inside, find_pairs
+
+KIND = "nextcontrol_datasets"
+ABOUT = "nextcontrol.json"
+"""Beside the pairs: what made the hints."""
+CACHE = ".nextcontrol"
+
+
+def dataset_roots() -> list[Path]:
+    """The places that may be read and written, input/ first."""
+    more = folder_paths.folder_names_and_paths.get(KIND, ([], set()))[0]
+    return [Path(folder_paths.get_input_directory()), *map(Path, more)]
+
+
+def check_folder_name(name: str, input_name: str) -> PurePosixPath:
+    """A folder's name as typed.
+
+    Args:
+        name: With either kind of slash.
+        input_name: Of the node's input, for the error.
+
+    Returns:
+        A relative path.
+
+    Raises:
+        ValueError: It is empty, or leads out.
+    """
+    relative = PurePosixPath(name.strip().replace("\\", "/"))
+    if not relative.parts:
+        raise ValueError(f"{input_name} is empty: name a folder below ComfyUI's input/.")
+    if relative.is_absolute() or ".." in relative.parts or any(":" in part or part.startswith(".") for part in relative.parts):
+        raise ValueError(
+            f"{input_name} is '{name}' and must be a folder below ComfyUI's input/, or below a place that "
+            f"extra_model_paths.yaml names as {KIND}: write its path from there, without a drive and without '..'."
+        )
+    return relative
+
+
+def find_folder(name: str, input_name: str = "folder") -> Path:
+    """The folder of that name in the first place that has it.
+
+    Args:
+        name: As typed.
+        input_name: Of the node's input, for the error.
+
+    Returns:
+        Its path.
+
+    Raises:
+        FileNotFoundError: No place has it.
+        ValueError: See `check_folder_name`, or it is a link that leads out.
+    """
+    relative = check_folder_name(name, input_name)
+    for root in dataset_roots():
+        if (root / relative).is_dir():
+            check_inside(root / relative, dataset_roots(), name)
+            return root / relative
+    raise FileNotFoundError(f"There is no folder '{name}' below ComfyUI's input/ or a place of {KIND}: put it there.")
+
+
+def new_folder(name: str, input_name: str) -> Path:
+    """The folder of that name, or where it is to be made, below input/; errors as in `find_folder`."""
+    relative = check_folder_name(name, input_name)
+    existing = next((root / relative for root in dataset_roots() if (root / relative).is_dir()), None)
+    path = existing or dataset_roots()[0] / relative
+    check_inside(path, dataset_roots(), name)
+    return path
+
+
+def open_dataset(name: str, settings: DatasetSettings) -> PairDataset:
+    """Look through a dataset folder; see `training.pairs.find_pairs` for what it may look like and what is refused."""
+    folder = find_folder(name)
+    listing = find_pairs(folder, dataset_roots())
+    if not listing.pairs:
+        raise ValueError(f"'{name}' holds no pair whose two pictures are there: look at its file names.")
+    return PairDataset(name, folder, listing.pairs, listing.orphans, settings, _read_about(folder))
+
+
+def cache_of(dataset: PairDataset) -> TensorCache:
+    """The dataset's encoded latents and texts, in a hidden folder of its own."""
+    folder = dataset.folder / CACHE
+    check_inside(folder, dataset_roots(), CACHE)
+    return TensorCache(folder)
+
+
+def stamp_of(name: str) -> Any:
+    """Changes when a file in the folder does; None if there is no such folder."""
+    try:
+        folder = find_folder(name)
+    except (FileNotFoundError, ValueError):
+        return None
+    files = (path for path in sorted(folder.rglob("*")) if CACHE not in path.parts and path.is_file())
+    return [(path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    path = folder / ABOUT
+    if not path.is_file() or path.is_symlink():
+        return {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{ABOUT}' in '{folder.name}' is damaged ({error}): delete it.") from error
+    return about if isinstance(about, dict) else {}

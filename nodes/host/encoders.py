@@ -1,0 +1,104 @@
+"""The host's VAE and text encoder as a dataset sees them, and names for the content of networks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from .ctrlora_hint import LATENT_CHANNELS
+
+TEXT_TOKENS = 77
+"""What the reference cuts captions to."""
+PROBE = "a photograph of a red house (by the sea), 1990"
+SAMPLED = 4096
+
+
+def digest_of_weights(tensors: Mapping[str, Tensor], is_whole: bool = False) -> str:
+    """A name for the content of some weights.
+
+    Args:
+        tensors: By key.
+        is_whole: Read every number; else up to 4,096 of each tensor, evenly spread, which tells models apart in a moment.
+
+    Returns:
+        Hexadecimal digits.
+    """
+    digest = hashlib.blake2b(digest_size=20)
+    for key in sorted(tensors):
+        flat = tensors[key].detach().reshape(-1)
+        if not is_whole:
+            flat = flat[:: max(1, flat.numel() // SAMPLED)]
+        digest.update(f"{key} {tuple(tensors[key].shape)} {flat.dtype}".encode())
+        digest.update(flat.contiguous().view(torch.uint8).cpu().numpy().data)
+    return digest.hexdigest()
+
+
+class HostPictures:
+    """Mean and deviation of latents; the host's own `encode` gives the mode alone.
+
+    Args:
+        vae: From any loader.
+
+    Raises:
+        ValueError: It is not of SD1.5's kind.
+    """
+
+    def __init__(self, vae: Any) -> None:
+        if vae.latent_channels != LATENT_CHANNELS or getattr(vae, "latent_dim", 2) != 2:
+            raise ValueError(
+                f"The VAE has {vae.latent_channels} latent channels and CtrLoRA needs {LATENT_CHANNELS} for pictures: connect "
+                "the VAE of an SD1.5 checkpoint."
+            )
+        self.vae = vae
+        stage = vae.first_stage_model
+        own = {key: t for key, t in stage.state_dict().items() if key.startswith(("encoder.", "quant_conv."))}
+        self.identity = digest_of_weights(own or stage.state_dict())
+
+    def encode(self, pixels: Tensor, is_hint: bool) -> tuple[Tensor, Tensor]:
+        """See `training.encode.PictureEncoder.encode`. A hint goes in as it is, a target in the VAE's own range."""
+        vae, stage = self.vae, self.vae.first_stage_model
+        memory = vae.memory_used_encode(pixels.shape, vae.vae_dtype)
+        comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory)
+        given = (pixels if is_hint else vae.process_input(pixels)).to(vae.vae_dtype).to(vae.device)
+        with torch.inference_mode():
+            if not hasattr(stage, "quant_conv"):
+                mean = stage.encode(given).float()
+                return mean.cpu(), torch.zeros_like(mean).cpu()
+            mean, log_variance = stage.quant_conv(stage.encoder(given)).float().cpu().chunk(2, dim=1)
+            return mean, (0.5 * log_variance.clamp(-30, 20)).exp()
+
+
+class HostTexts:
+    """The text encoder's last hidden state, cut to 77 tokens.
+
+    Args:
+        clip: From any loader.
+        width: That the base expects.
+
+    Raises:
+        ValueError: It gives texts of another width.
+    """
+
+    def __init__(self, clip: Any, width: int) -> None:
+        self.clip = clip
+        probe = self.encode(PROBE)
+        if probe.shape[-1] != width:
+            raise ValueError(
+                f"The text encoder gives texts of width {probe.shape[-1]} and the base needs {width}: connect the CLIP of an "
+                "SD1.5 checkpoint."
+            )
+        # The probe sees LoRAs and the layer that is read, which the weights alone do not tell.
+        weights = digest_of_weights(dict(clip.cond_stage_model.state_dict()))
+        self.identity = hashlib.blake2b((weights + digest_of_weights({"probe": probe})).encode(), digest_size=20).hexdigest()
+
+    def encode(self, text: str) -> Tensor:
+        """See `training.encode.TextEncoder.encode`. Parentheses are no weights here: captions are plain text."""
+        plain = text.replace("(", "\\(").replace(")", "\\)")
+        with torch.inference_mode():
+            encoded = self.clip.encode_from_tokens(self.clip.tokenize(plain))
+        return encoded[0, :TEXT_TOKENS].float().cpu()

@@ -1,0 +1,179 @@
+"""A training from what the graph brings: encode, make room, train, and keep the page informed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...training.checkpoint import StateStore
+from ...training.config import TrainConfig
+from ...training.dataset import PairDataset, usable_pairs
+from ...training.encode import EncodedDataset, encode_dataset, split_held_out
+from ...training.loop import Hooks, Run
+from ...training.metrics import MetricsFile, smoothed
+from ...training.pictures import from_pixels
+from ...training.source import PairSource, held_out_batches
+from ...training.trainable import start_condition, trainable_shapes
+from ...training.trainer import Report, Trainer
+from .backbone import HostBackbone, check_model, training_mode
+from .ctrlora_control import HEADS
+from .ctrlora_load import CtrLoRABase
+from .dataset_folders import cache_of
+from .encoders import HostPictures, HostTexts, digest_of_weights
+from .train_files import TrainFiles, describe_run, files_for
+from .train_preview import PreviewPainter
+
+logger = logging.getLogger("nextcontrol")
+
+SECONDS_BETWEEN_TEXTS = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class TrainJob:
+    """What a training is made from."""
+
+    model: ModelPatcher
+    clip: Any
+    vae: Any
+    base: CtrLoRABase
+    dataset: PairDataset
+    name: str
+    config: TrainConfig
+    is_resumed: bool
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training leaves."""
+
+    lora_file: str
+    """As `NextControlLoadCtrLoRA` takes it."""
+    losses: list[float]
+    previews: Tensor
+    """(N, H, W, 3)."""
+
+
+def train_ctrlora(job: TrainJob, show: Callable[[str], None] = lambda _text: None) -> TrainResult:
+    """Train a condition to its last step.
+
+    Args:
+        job: Checked here, before anything is computed.
+        show: Puts a line of text on the node.
+
+    Returns:
+        The finished LoRA's name, and what the run was like.
+
+    Raises:
+        ValueError: An input cannot be used; the sentence says why.
+        OutOfMemoryError: With advice, the state saved.
+    """
+    files = files_for(job.name)
+    files.check_free(job.is_resumed)
+    check_model(job.model, job.base.config.context_width, job.base.name)
+    trainable_shapes(job.base.config, job.config.rank)
+    usable_pairs(job.dataset)
+    pictures, texts = HostPictures(job.vae), HostTexts(job.clip, job.base.config.context_width)
+    encoded = _encode(job, pictures, texts, show)
+    # The VAE and the text encoder have done their work.
+    comfy.model_management.unload_all_models()
+    comfy.model_management.soft_empty_cache()
+    with training_mode([job.model, job.base.network], is_cast=job.config.precision == "fp32"):
+        run = _build_run(job, encoded, files, {"VAE": pictures.identity, "text encoder": texts.identity})
+        _attach_hooks(run, job, encoded, files, show)
+        if job.is_resumed and run.resume():
+            logger.info("'%s': training goes on from step %d", files.name, run.trainer.step)
+        run.train()
+        logger.info("'%s': trained for %d steps on %d pairs", files.name, run.trainer.step, len(encoded.items))
+        return TrainResult(files.name, list(run.trainer.losses), files.previews())
+
+
+def _encode(job: TrainJob, pictures: HostPictures, texts: HostTexts, show: Callable[[str], None]) -> EncodedDataset:
+    bar = comfy.utils.ProgressBar(1)
+
+    def on_item(done: int, count: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, count)
+        show(f"encoding pair {done} of {count}")
+
+    scale = job.model.model.latent_format.scale_factor
+    return encode_dataset(job.dataset, pictures, texts, cache_of(job.dataset), scale, on_item)
+
+
+def _build_run(job: TrainJob, encoded: EncodedDataset, files: TrainFiles, identity: dict[str, str]) -> Run:
+    config, base = job.config, job.base.network.model
+    backbone = HostBackbone(job.model, config.gradient_checkpointing)
+    heads = job.model.model.model_config.unet_config.get("num_heads", -1)
+    condition = start_condition(base, config.rank, config.seed, backbone.device)
+    trainer = Trainer(base, condition, backbone, config, heads if heads > 0 else HEADS)
+    trained, held_out = split_held_out(encoded.items, config.validation_pairs)
+    identity |= {
+        "dataset": encoded.digest,
+        "base": digest_of_weights(dict(base.state_dict()), is_whole=True),
+        "model": digest_of_weights(dict(backbone.unet.state_dict())),
+    }
+    return Run(
+        trainer,
+        PairSource(encoded, trained, config, len(backbone.alphas)),
+        held_out_batches(encoded, held_out, config.seed, len(backbone.alphas)),
+        StateStore(files.folder, config.keep_states),
+        MetricsFile(files.metrics),
+        identity,
+    )
+
+
+def _attach_hooks(run: Run, job: TrainJob, encoded: EncodedDataset, files: TrainFiles, show: Callable[[str], None]) -> None:
+    metadata = describe_run(job.dataset, encoded, run.trainer, job.base.name, run.identity["base"])
+    progress = Progress(job.config.steps, show)
+    _, held_out = split_held_out(encoded.items, job.config.validation_pairs)
+    painter = PreviewPainter(job.vae, encoded, held_out, [job.model, job.base.network])
+
+    def preview(trainer: Trainer) -> None:
+        picture = painter.paint(trainer)
+        files.write_preview(picture, trainer.step)
+        progress.show_picture(picture, trainer.step)
+
+    run.hooks = Hooks(
+        on_step=progress.on_step,
+        on_save=lambda trainer: files.write_lora(trainer, metadata),
+        preview=preview if held_out else None,
+    )
+
+
+class Progress:
+    """The bar and the line on the node. The bar's update is where the host says that the run was cancelled."""
+
+    def __init__(self, steps: int, show: Callable[[str], None]) -> None:
+        self.bar = comfy.utils.ProgressBar(steps)
+        self.steps = steps
+        self.show = show
+        self.started: tuple[float, int] | None = None
+        self.shown = 0.0
+
+    def on_step(self, trainer: Trainer, report: Report) -> None:
+        """After an update."""
+        now = time.monotonic()
+        first_time, first_step = self.started or (now, report.step)
+        self.started = (first_time, first_step)
+        if now - self.shown >= SECONDS_BETWEEN_TEXTS and report.step > first_step:
+            self.shown = now
+            pace = (now - first_time) / (report.step - first_step)
+            minutes, seconds = divmod(round(pace * (self.steps - report.step)), 60)
+            self.show(
+                f"step {report.step} of {self.steps}, loss {smoothed(trainer.losses):.4f}, {1 / pace:.2f} steps/s, "
+                f"{minutes}:{seconds:02d} left"
+            )
+        self.bar.update_absolute(report.step, self.steps)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def show_picture(self, picture: Tensor, step: int) -> None:
+        """Show a preview, (3, H, W), on the node."""
+        side = max(picture.shape[1:])
+        self.bar.update_absolute(step, self.steps, ("JPEG", from_pixels(picture), side))
