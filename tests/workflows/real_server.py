@@ -41,9 +41,21 @@ def fill(server: Server) -> None:
             path = server.base / "models" / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
+    fill_annotators(server.base / "models" / "annotators")
     for picture in (ROOT / "demo").glob("*.png"):
         server.upload_image(picture)
     write_video(server.base / "input" / "pose_frames.mp4")
+
+
+def fill_annotators(folder: Path) -> None:
+    """Tiny networks under the names that the workflows ask for. This detector takes everything for a person."""
+    import torch
+    from tiny_annotators import save_depth_anything, save_vitpose, save_yolos
+
+    with torch.inference_mode():
+        save_yolos(folder / "rtdetr_r50vd_coco_o365", names=dict.fromkeys(range(4), "person"))
+        save_vitpose(folder / "vitpose-base-simple")
+        save_depth_anything(folder / "Depth-Anything-V2-Small-hf")
 
 
 def write_video(path: Path) -> None:
@@ -71,6 +83,17 @@ def model_files(graph: dict[str, dict[str, Any]]) -> set[str]:
         for node in graph.values()
         for value in node["inputs"].values()
         if str(value).endswith(WEIGHTS)
+    }
+
+
+def annotator_folders(graph: dict[str, dict[str, Any]]) -> set[str]:
+    """The networks that look at pictures in a workflow, by their folders below models/annotators."""
+    networks = ("detector", "model")
+    return {
+        value
+        for node in graph.values()
+        for name, value in node["inputs"].items()
+        if node["class_type"].startswith("NextControl") and name in networks and isinstance(value, str)
     }
 
 

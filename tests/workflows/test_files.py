@@ -7,9 +7,11 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from real_server import NAMES, WEIGHTS, WORKFLOWS, api_workflow, model_files
+from nextcontrol.models.catalogue import CATALOGUE
+from real_server import NAMES, WEIGHTS, WORKFLOWS, annotator_folders, api_workflow, model_files
 
 TITLE = 30
+POSE = "pose_from_any_detector"
 
 
 @pytest.fixture(params=NAMES)
@@ -22,17 +24,16 @@ def workflow(name: str) -> dict[str, Any]:
     return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def test_there_are_six_and_each_has_a_twin_for_the_api():
-    controlnext = ["controlnext_sd15_canny", "controlnext_sdxl_canny", "controlnext_svd_pose_frames"]
-    assert [*controlnext, "ctrlora_single", "ctrlora_two_conditions", "ctrlora_with_native_controlnet"] == NAMES
+def test_each_has_a_twin_for_the_api():
+    assert "stack_three_controls" in NAMES
     assert sorted(path.stem for path in (WORKFLOWS / "api").iterdir()) == NAMES
 
 
-def test_a_note_names_every_file_that_the_workflow_loads(workflow):
+def test_a_note_names_every_file_that_the_workflow_loads(name, workflow):
     (note,) = (node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
     loaders = [node for node in workflow["nodes"] if "Load" in node["type"] and node["type"] != "LoadImage"]
     files = [value for node in loaders for value in node["widgets_values"] if str(value).endswith((*WEIGHTS, ".mp4"))]
-    assert len(files) >= 3
+    assert len(files) >= (0 if annotator_folders(api_workflow(name)) else 3)
     for file in files:
         folder, _, base = file.rpartition("/")
         assert f"`{base}`" in note
@@ -45,6 +46,17 @@ def test_the_note_says_which_folder_each_file_goes_into(name, workflow):
         folder, _, base = file.rpartition("/")
         row = next(line for line in note.splitlines() if line.startswith("|") and f"`{base}`" in line)
         assert f"`models/{folder}`" in row
+
+
+def test_the_note_has_the_command_for_each_network_that_looks_at_pictures(name, workflow):
+    (note,) = (node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
+    folders = annotator_folders(api_workflow(name))
+    assert folders or name != POSE
+    for folder in folders:
+        (known,) = (item for item in CATALOGUE if item.name == folder)
+        row = next(line for line in note.splitlines() if line.startswith(f"| `models/annotators/{folder}` |"))
+        assert f"`hf download {known.repository} --local-dir models/annotators/{folder}`" in row
+        assert f"{known.megabytes} MB" in row
 
 
 def test_every_ctrlora_is_applied_with_a_vae(workflow):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from demo_checkpoint import CONTROL, UNET
-from demo_job import run_job
+from demo_job import run_job, set_inputs
 from host_client import HttpError, ServerError
-from real_server import NAMES, WORKFLOWS, api_workflow, cancel, failure, pixels, small_graph, wait
+from real_server import NAMES, WORKFLOWS, api_workflow, cancel, failure, pixels, run, small_graph, wait
 
 NODES = (
     "NextControlLoadControlNeXt",
@@ -47,6 +47,16 @@ def test_each_workflow_is_accepted(server, name):
     answer = server.post_json("/prompt", {"prompt": api_workflow(name)})
     assert answer["node_errors"] == {}
     cancel(server, answer["prompt_id"])
+
+
+def test_a_pose_is_found_and_drawn_in_three_styles(server):
+    graph = api_workflow("pose_from_any_detector")
+    for name, value in {"resolution": 128, "person_threshold": 0.05, "point_threshold": 0.01}.items():
+        assert set_inputs(graph, name, value), name
+    entry = run(server, graph)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    shown = {node: len(output["images"]) for node, output in entry["outputs"].items()}
+    assert shown == dict.fromkeys(("3", "4", "5", "6", "7", "8"), 1)
 
 
 def test_the_same_seed_gives_the_same_picture_and_strength_changes_it(server):
