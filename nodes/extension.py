@@ -20,6 +20,7 @@ from .loaders import LoadControlNeXt
 from .stack import ApplyControlStack, StackControl
 from .pose_video import AlignPose, PoseVideoConditioning, VideoWindows
 from .tools import ConvertFile, InspectFile
+from .video_decode import DecodeVideo
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     LoadControlNeXt,
@@ -54,6 +55,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     AlignPose,
     PoseVideoConditioning,
     VideoWindows,
+    DecodeVideo,
     StackControl,
     ApplyControlStack,
     InspectFile,
