@@ -88,7 +88,7 @@ def test_a_hint_is_on_the_cpu_in_range_and_shown(run, node_id):
     ],
 )  # fmt: skip
 def test_a_picture_that_cannot_be_read_is_refused_before_the_network_is(run, monkeypatch, node_id, image, sentence):
-    monkeypatch.setattr("nextcontrol.nodes.host.annotators.load_annotator", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("nextcontrol.nodes.host.annotators.open_annotator", lambda *_: pytest.fail("opened"))
     with pytest.raises(ValueError, match=sentence):
         run(node_id, image)
 

@@ -47,7 +47,10 @@ def test_weights_in_half_precision_are_read_as_fp32(folders, copy):
     file = copy / "model.safetensors"
     halves = {name: tensor.half() for name, tensor in load_file(file).items()}
     save_file(halves, file, metadata={"format": "pt"})
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"dtype": "float16"}))
     found, whole = (load_annotator(folder, "depth").network.state_dict() for folder in (copy, folders["depth"]))
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
     assert all(torch.equal(found[name], tensor.half().float()) for name, tensor in whole.items())
 
 
