@@ -12,7 +12,7 @@ from .host.train_ctrlora import TrainJob, train_ctrlora
 from .host.train_files import files_for
 from .sockets import CTRLORA_BASE, LOSS_MAP, PAIR_DATASET, TRAINING, schema
 
-MANY = 1_000_000
+MANY = 100_000
 
 
 class TrainCtrLoRA(io.ComfyNode):

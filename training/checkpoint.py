@@ -46,7 +46,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     temporary = path.with_name(f".{path.name}.part")
     try:
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary, metadata=dict(metadata))
-        _put_in_place(temporary, path)
+        put_in_place(temporary, path)
     except SafetensorError as error:
         raise OSError(str(error)) from error
     finally:
@@ -59,12 +59,13 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.part")
     try:
         temporary.write_text(text, encoding="utf-8")
-        _put_in_place(temporary, path)
+        put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _put_in_place(temporary: Path, path: Path) -> None:
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Give a finished file its name, with both on the disk."""
     with temporary.open("rb+") as stream:
         os.fsync(stream.fileno())
     temporary.replace(path)
