@@ -18,8 +18,10 @@ from .hint_regions import Boxes, Segment
 from .host.folders import register_folders
 from .loaders import LoadControlNeXt
 from .stack import ApplyControlStack, StackControl
+from .pairs import CheckPairs, MakePairs, PairDatasetNode
 from .pose_video import AlignPose, PoseVideoConditioning, VideoWindows
 from .tools import ConvertFile, InspectFile
+from .trainer import TrainCtrLoRA
 from .video_decode import DecodeVideo
 
 NODES: tuple[type[io.ComfyNode], ...] = (
@@ -58,6 +60,10 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     DecodeVideo,
     StackControl,
     ApplyControlStack,
+    PairDatasetNode,
+    MakePairs,
+    CheckPairs,
+    TrainCtrLoRA,
     InspectFile,
     ConvertFile,
 )

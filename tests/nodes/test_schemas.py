@@ -123,6 +123,47 @@ CONTRACT = {
         ),
         "model:MODEL positive:CONDITIONING negative:CONDITIONING",
     ),
+    "NextControlPairDataset": (
+        (
+            "folder:STRING= resolution:INT=512 aspect_buckets:BOOLEAN=False flip:BOOLEAN=False prompt_dropout:FLOAT=0.3 "
+            "subset:INT=0 repeats:INT=1 bad_pairs:COMBO=refuse *hint_type:STRING="
+        ),
+        "dataset:PAIR_DATASET",
+    ),
+    "NextControlMakePairs": (
+        (
+            "pictures:STRING= folder:STRING=my_pairs hint_type:COMBO=canny resolution:INT=512 captions:COMBO=beside "
+            "*options:STRING= *annotator:STRING="
+        ),
+        "folder:STRING report:STRING",
+    ),
+    "NextControlCheckPairs": ("dataset:PAIR_DATASET hint_type:COMBO=unknown", "report:STRING sheet:IMAGE"),
+    "NextControlTrainCtrLoRA": (
+        (
+            "model:MODEL clip:CLIP vae:VAE base:CTRLORA_BASE dataset:PAIR_DATASET name:STRING=my_condition rank:INT=128 "
+            "steps:INT=1000 learning_rate:FLOAT=1e-05 batch_size:INT=1 accumulation_steps:INT=1 precision:COMBO=fp32 "
+            "seed:INT=0 save_every:INT=250 preview_every:INT=250 validation_pairs:INT=4 resume:BOOLEAN=True "
+            "*gradient_checkpointing:BOOLEAN=False *optimizer:COMBO=adamw *schedule:COMBO=constant *warmup_steps:INT=0 "
+            "*max_grad_norm:FLOAT=0.0 *ema_decay:FLOAT=0.0 *min_snr_gamma:FLOAT=0.0 *sensitivity_every:INT=50"
+        ),
+        "lora_file:STRING loss:LOSS_MAP previews:IMAGE",
+    ),
+    "NextControlAlignPose": (
+        (
+            "reference:POSE_KEYPOINT poses:POSE_KEYPOINT width:INT=576 height:INT=1024 mode:COMBO=official "
+            "person:COMBO=largest person_index:INT=0 smooth:FLOAT=0.0 fill_gaps:INT=5 style:COMBO=svd_v2 *image:IMAGE"
+        ),
+        "hints:IMAGE keypoints:POSE_KEYPOINT preview:IMAGE",
+    ),
+    "NextControlPoseVideoConditioning": (
+        (
+            "clip_vision:CLIP_VISION init_image:IMAGE vae:VAE hints:IMAGE motion_bucket_id:INT=128 fps:INT=7 "
+            "augmentation_level:FLOAT=0.02 clip_preprocess:COMBO=official seed:INT=0"
+        ),
+        "positive:CONDITIONING negative:CONDITIONING latent:LATENT",
+    ),
+    "NextControlVideoWindows": ("model:MODEL window:INT=14 overlap:INT=4 *blend:COMBO=average", "model:MODEL"),
+    "NextControlDecodeVideo": ("samples:LATENT vae:VAE frames:INT=14 overlap:INT=4", "images:IMAGE"),
     "NextControlInspectFile": ("file:COMBO", "text:STRING"),
     "NextControlConvertFile": (
         "file:COMBO part:COMBO=auto dtype:COMBO=keep name:STRING= *condition:STRING=",
@@ -154,6 +195,16 @@ OPTIONS = {
     ("NextControlDrawPose", "line_width"): ["reference", "resolution"],
     ("NextControlStackControl", "curve"): ["constant", "ease in", "ease out", "ease in-out"],
     ("NextControlApplyStack", "balance"): ["sum", "mean", "cap"],
+    ("NextControlPairDataset", "bad_pairs"): ["refuse", "skip"],
+    ("NextControlMakePairs", "captions"): ["beside", "file_name", "none"],
+    ("NextControlTrainCtrLoRA", "precision"): ["fp32", "bf16"],
+    ("NextControlTrainCtrLoRA", "optimizer"): ["adamw", "adamw8bit"],
+    ("NextControlTrainCtrLoRA", "schedule"): ["constant", "cosine"],
+    ("NextControlAlignPose", "mode"): ["official", "torso", "none"],
+    ("NextControlAlignPose", "person"): ["largest", "index"],
+    ("NextControlAlignPose", "style"): ["openpose", "dwpose", "body25", "svd_v2"],
+    ("NextControlPoseVideoConditioning", "clip_preprocess"): ["official", "host"],
+    ("NextControlVideoWindows", "blend"): ["average", "linear"],
     ("NextControlConvertFile", "part"): ["auto", "all", "base", "lora", "control", "unet"],
     ("NextControlConvertFile", "dtype"): ["keep", "fp32", "fp16", "bf16"],
 }
@@ -169,6 +220,8 @@ FILE_COMBOS = {
     ("NextControlBoxes", "model"),
     ("NextControlPose", "detector"),
     ("NextControlPose", "model"),
+    ("NextControlMakePairs", "hint_type"),
+    ("NextControlCheckPairs", "hint_type"),
     ("NextControlInspectFile", "file"),
     ("NextControlConvertFile", "file"),
 }
