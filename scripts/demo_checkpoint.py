@@ -1,4 +1,4 @@
-"""Weights for the demo and the tests: a small SD1.5 checkpoint, a ControlNeXt and CtrLoRAs for it, random but always the same.
+"""Weights for the demo and the tests: a small SD1.5 checkpoint and controls of each kind for it, random but always the same.
 
     HOST_PYTHON scripts/demo_checkpoint.py COMFYUI_FOLDER RESULT_FOLDER
 
@@ -12,6 +12,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +34,15 @@ CTRLORA_CANNY = "ctrlora/ctrlora_sd15_basecn700k_canny_rank128.ckpt"
 CTRLORA_PALETTE = "ctrlora/ctrlora_sd15_basecn700k_palette_rank128_520kimgs_800ksteps.ckpt"
 CTRLORA_LINEART = "ctrlora/ctrlora_sd15_basecn700k_lineart_rank128_100kimgs_100ksteps.ckpt"
 CTRLORAS = (CTRLORA_CANNY, CTRLORA_PALETTE, CTRLORA_LINEART)
-FILES = (CHECKPOINT, CONTROL, UNET, CTRLORA_BASE, *CTRLORAS)
+NATIVE_TILE = "controlnet/control_v11f1e_sd15_tile_fp16.safetensors"
+NATIVE_DEPTH = "controlnet/control_v11f1p_sd15_depth_fp16.safetensors"
+NATIVES = (NATIVE_TILE, NATIVE_DEPTH)
+FILES = (CHECKPOINT, CONTROL, UNET, CTRLORA_BASE, *CTRLORAS, *NATIVES)
 SEED = 2408_06070
 RANK = 8
 """Of the CtrLoRAs, whatever their names say."""
+HINT_WIDTHS = (16, 16, 32, 32, 96, 96, 256)
+"""Of the hint encoder of a ControlNet."""
 PACKAGE = "demo_models"
 REST = 0.7
 """How much of the picture comes from the UNet's random part."""
@@ -227,6 +233,26 @@ def random_base(unet: dict[str, Tensor]) -> dict[str, Tensor]:
     return random_weights(network.CtrLoRA(config, device="meta").state_dict().items(), SEED + 5)
 
 
+def random_native(base: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """A ControlNet of the usual kind: a Base ControlNet with a hint encoder in pixels before it.
+
+    Args:
+        base: From `random_base`, of which only the shapes are used.
+        seed: Of the weights.
+
+    Returns:
+        The state dict.
+    """
+    import torch
+
+    widths = (3, *HINT_WIDTHS, base["input_blocks.0.0.weight"].shape[0])
+    shapes = dict(base)
+    for layer, (width_in, width_out) in enumerate(pairwise(widths)):
+        shapes[f"input_hint_block.{2 * layer}.weight"] = torch.empty(width_out, width_in, 3, 3, device="meta")
+        shapes[f"input_hint_block.{2 * layer}.bias"] = torch.empty(width_out, device="meta")
+    return random_weights(shapes.items(), seed)
+
+
 def random_condition(base: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
     """A CtrLoRA for a base: LoRA on every linear layer, zero convolutions and norms.
 
@@ -263,6 +289,7 @@ def main(comfyui: str, folder: str) -> None:
     base = random_base(unet)
     files = {CHECKPOINT: checkpoint, CONTROL: random_control(), UNET: tuned_unet_weights(checkpoint), CTRLORA_BASE: base}
     files |= {name: random_condition(base, SEED + 6 + i) for i, name in enumerate(CTRLORAS)}
+    files |= {name: random_native(base, SEED + 16 + i) for i, name in enumerate(NATIVES)}
     for name, tensors in files.items():
         path = Path(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
