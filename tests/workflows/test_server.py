@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from urllib.parse import urlencode
+
 import pytest
 from demo_checkpoint import CONTROL, UNET
 from demo_job import run_job, set_inputs
 from host_client import HttpError, ServerError
+from PIL import Image
 from real_server import NAMES, WORKFLOWS, api_workflow, cancel, failure, pixels, run, small_graph, wait
 
 NODES = (
@@ -57,6 +61,23 @@ def test_a_pose_is_found_and_drawn_in_three_styles(server):
     assert entry["status"]["status_str"] == "success", entry["status"]
     shown = {node: len(output["images"]) for node, output in entry["outputs"].items()}
     assert shown == dict.fromkeys(("3", "4", "5", "6", "7", "8"), 1)
+
+
+def test_every_hint_without_weights_is_drawn(server):
+    graph = api_workflow("hints_gallery")
+    hints = {node: entry["class_type"] for node, entry in graph.items() if entry["class_type"].startswith("NextControl")}
+    for node in hints:
+        graph[node]["inputs"]["resolution"] = 128
+    entry = run(server, graph)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    previews = [node for node in graph if graph[node]["class_type"] == "PreviewImage"]
+    assert len(previews) == len(hints) == len(set(hints.values()))
+    pictures = set()
+    for node in [*hints, *previews]:
+        (picture,) = entry["outputs"][node]["images"]
+        pictures.add(Image.open(io.BytesIO(server.fetch(f"/view?{urlencode(picture)}"))).convert("RGB").tobytes())
+    # A hint shows what its preview shows, and no two are the same.
+    assert len(pictures) == len(hints)
 
 
 def test_the_same_seed_gives_the_same_picture_and_strength_changes_it(server):
