@@ -217,7 +217,7 @@ def test_a_clip_longer_than_a_piece_is_its_frames(draw):
         ("text", {}, "keypoints is a str"),
         (to_json([nobody(64, 64)]), {"width": 5}, r"width \(5\) and height \(0\) are given together"),
         (to_json([nobody(64, 64), nobody(64, 96)]), {}, "frames of several sizes .64x64 and 96x64.: give width and height"),
-        (to_json([nobody(8, 900000)]), {"resolution": 512}, "lower the resolution"),
+        (to_json([nobody(8, 900000)]), {"resolution": 512}, "16384 is the longest side"),
         (to_json([nobody(64, 64)]), {"style": "x"}, "style is 'x'"),
     ],
 )
