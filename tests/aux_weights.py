@@ -10,8 +10,8 @@ from nextcontrol.preprocessors.aux_detector import DETECTORS, import_aux
 from torch import Tensor
 
 CONTAINERS = {"pidinet": "state_dict", "normal_bae": "model"}
-GAIN = {"normal_bae": 0.4}
-"""Its 40 blocks amplify rounding errors into another picture otherwise."""
+GAIN = {"normal_bae": 0.4, "mlsd": 0.92}
+"""Normals: 40 blocks would amplify rounding errors into another picture. Lines: scores and lengths of every size."""
 PARALLEL = {"pidinet", "lineart_anime", "normal_bae"}
 """Published from networks on several GPUs."""
 
@@ -30,7 +30,8 @@ def write_weights(folder: Path, name: str, *, is_zero: bool = False) -> Path:
         The file.
     """
     row = DETECTORS[name]
-    shapes = row.build(import_aux(row.module)).state_dict()
+    with torch.device("meta"):  # shapes alone, in no time
+        shapes = row.build(import_aux(row.module)).state_dict()
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     tensors = {key: few_numbers(key, value, generator, 0 if is_zero else GAIN.get(name, 1)) for key, value in shapes.items()}
     if row.is_grouped:
@@ -46,7 +47,7 @@ def write_weights(folder: Path, name: str, *, is_zero: bool = False) -> Path:
 def few_numbers(key: str, like: Tensor, generator: torch.Generator, gain: float = 1) -> Tensor:
     """A tensor of the shape of `like` whose storage is small."""
     if not like.is_floating_point():
-        return like.clone()
+        return torch.zeros(like.shape, dtype=like.dtype)
     if key.endswith("running_var"):
         return torch.ones(1).expand(like.shape)
     strides = [(7, 5, 3, 1)[place % 4] for place in range(like.ndim)]
