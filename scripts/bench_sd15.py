@@ -44,6 +44,17 @@ def build_controlnet() -> Any:
     return comfy.controlnet.ControlNet(fill(network), load_device=comfy.model_management.get_torch_device())
 
 
+def build_module(seed: int = 0) -> Any:
+    """A ControlNeXt in full size with random weights."""
+    import torch
+    from nextcontrol.models.controlnext import GENERATIONS, ControlNeXt
+    from nextcontrol.nodes.host.controlnext_file import ControlNeXtFile
+
+    torch.manual_seed(seed)
+    module = ControlNeXt(GENERATIONS[2], device="cpu")
+    return ControlNeXtFile(f"bench {seed}", module.state_dict(), GENERATIONS[2], ("sd15",), None, None)
+
+
 def build_base() -> Any:
     """A CtrLoRA base in full size with random weights."""
     import comfy.ops
