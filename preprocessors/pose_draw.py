@@ -77,11 +77,12 @@ def draw_pose(clip: Sequence[People], size: tuple[int, int], drawing: Drawing) -
     canvas = np.zeros((int(size[0] * scale), int(size[1] * scale), 3), np.uint8)
     widen = short / PLAIN_SIDE if drawing.line_width == "resolution" and not style.side else 1.0
     pictures = torch.empty((len(clip), *size, 3))
-    for picture, people in zip(pictures, clip, strict=True):
+    floats = np.arange(256, dtype=np.float32) / np.float32(255)
+    for target, people in zip(pictures.numpy(), clip, strict=True):
         canvas.fill(0)
         style.draw(canvas, people, drawing, widen)
         drawn = canvas if canvas.shape[:2] == size else cv2.resize(canvas, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-        picture.copy_(torch.from_numpy(drawn[..., ::-1].copy() if style.is_exchanged else drawn)).div_(255)
+        cv2.LUT(cv2.cvtColor(drawn, cv2.COLOR_BGR2RGB) if style.is_exchanged else drawn, floats, dst=target)
     return pictures
 
 

@@ -60,24 +60,23 @@ def draw_body25(canvas: NDArray[np.uint8], people: People, threshold: float, wid
 def _blend_ellipse(canvas: NDArray[np.uint8], a: Points, b: Points, half_width: float, color: tuple[int, int, int]) -> None:
     middle, along = (a + b) / 2, (b - a) / 2
     half_length = max(float(np.hypot(*along)), 1e-6)
-    x, y, area = _grid(canvas, middle, max(half_length, half_width))
+    x, y, area = _grid(canvas, middle, np.abs(along) + half_width)
     cosine, sine = along / half_length
     lengthwise, across = (x - middle[0]) * cosine + (y - middle[1]) * sine, (x - middle[0]) * sine - (y - middle[1]) * cosine
     _blend(area, (lengthwise / half_length) ** 2 + (across / half_width) ** 2 <= 1, color)
 
 
 def _blend_disc(canvas: NDArray[np.uint8], center: Points, radius: float, color: tuple[int, int, int]) -> None:
-    x, y, area = _grid(canvas, center, radius)
+    x, y, area = _grid(canvas, center, np.full(2, radius))
     _blend(area, (x - center[0]) ** 2 + (y - center[1]) ** 2 <= radius**2, color)
 
 
-def _grid(canvas: NDArray[np.uint8], center: Points, reach: float) -> tuple[Points, Points, NDArray[np.uint8]]:
-    """Coordinates of the pixels within `reach` of `center`, and a view of them."""
-    limits = canvas.shape[1], canvas.shape[0]
-    left, top = (int(np.clip(np.floor(center[i] - reach), 0, limits[i])) for i in (0, 1))
-    right, bottom = (int(np.clip(np.ceil(center[i] + reach) + 1, 0, limits[i])) for i in (0, 1))
-    y, x = np.mgrid[top:bottom, left:right]
-    return x, y, canvas[top:bottom, left:right]
+def _grid(canvas: NDArray[np.uint8], center: Points, reach: Points) -> tuple[Points, Points, NDArray[np.uint8]]:
+    """Coordinates of the pixels within `reach`, (across, down), of `center`, and a view of them."""
+    limits = canvas.shape[1::-1]
+    left, top = np.clip(np.floor(center - reach), 0, limits).astype(int)
+    right, bottom = np.clip(np.ceil(center + reach) + 1, 0, limits).astype(int)
+    return np.arange(left, right)[None], np.arange(top, bottom)[:, None], canvas[top:bottom, left:right]
 
 
 def _blend(area: NDArray[np.uint8], inside: NDArray[np.bool_], color: tuple[int, int, int]) -> None:
