@@ -119,7 +119,7 @@ def draw_each(
     frames: Tensor,
     size: tuple[int, int],
     draw: Callable[..., Picture],
-    *beside: Sequence[Any],
+    *beside: Sequence[Any] | NDArray[Any],
     fit: Callable[[Picture, tuple[int, int]], Picture] = resize,
 ) -> Tensor:
     """Bring each picture to the size of its hint and draw the hint, several at a time.

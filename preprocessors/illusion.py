@@ -26,7 +26,7 @@ def illusion(frames: Tensor, resolution: int = 512, channel: Channel = "blue") -
 
     Source: xyfJASON/ctrlora@b4422b4 annotator/illusion.
     """
-    table = np.repeat(np.uint8([0, 127, 255]), (85, 86, 85))
+    table = np.repeat(np.array([0, 127, 255], dtype=np.uint8), (85, 86, 85))
 
     def draw(picture: Picture) -> Picture:
         import cv2

@@ -30,6 +30,8 @@ def jpeg(frames: Tensor, resolution: int = 512, quality: int = 20) -> Tensor:
         import cv2
 
         _, content = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-        return np.asarray(cv2.cvtColor(cv2.imdecode(content, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), dtype=np.uint8)
+        damaged = cv2.imdecode(content, cv2.IMREAD_COLOR)
+        assert damaged is not None
+        return np.asarray(cv2.cvtColor(damaged, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
     return draw_each(frames, hint_size(frames.shape[1], frames.shape[2], resolution), draw)

@@ -42,7 +42,7 @@ def outpaint(
         return hint
 
     def fit(picture: Picture, whole: tuple[int, int]) -> Picture:
-        return resize(picture, tuple(span.stop - span.start for span in window) if mode == "pad" else whole)  # type: ignore[arg-type]
+        return resize(picture, tuple(span.stop - span.start for span in window) if mode == "pad" else whole)
 
     return draw_each(frames, size, draw, fit=fit)
 

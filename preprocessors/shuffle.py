@@ -38,7 +38,8 @@ def shuffle(frames: Tensor, resolution: int = 512, seed: int | Sequence[int] = 0
     def draw(picture: Picture, one: int) -> Picture:
         import cv2
 
-        return np.asarray(cv2.remap(picture, *flow(one), cv2.INTER_LINEAR), dtype=np.uint8)
+        columns, rows = flow(one)
+        return np.asarray(cv2.remap(picture, columns, rows, cv2.INTER_LINEAR), dtype=np.uint8)
 
     return draw_each(frames, size, draw, seeds)
 
