@@ -124,7 +124,9 @@ def build_detector(name: str, tensors: Mapping[str, Tensor], file: str) -> nn.Mo
         ValueError: The tensors are not this network's.
     """
     row = DETECTORS[name]
-    network = row.build(import_aux(row.module))
+    module = import_aux(row.module)
+    with torch.device("meta"):  # random numbers for weights that are about to be replaced would take longer than reading them
+        network = row.build(module)
     wanted = network.state_dict()
     found = dict(tensors)
     if row.is_grouped:
@@ -134,8 +136,10 @@ def build_detector(name: str, tensors: Mapping[str, Tensor], file: str) -> nn.Mo
     misfits = [key for key in found if key in wanted and found[key].shape != wanted[key].shape]
     if problem := next((text for keys, text in _problems(missing, surplus, misfits) if keys), None):
         raise ValueError(f"'{file}' does not hold the weights of {row.file}: {problem}; download {row.file} again.")
-    network.load_state_dict(found, strict=False)
-    return network.to(torch.float32).eval().requires_grad_(False)
+    counters = {key: torch.zeros_like(value, device="cpu") for key, value in wanted.items() if key not in found}
+    weights = {key: value.to(wanted[key].dtype, copy=True).contiguous() for key, value in found.items()}
+    network.load_state_dict(counters | weights, assign=True)
+    return network.eval().requires_grad_(False)
 
 
 def _problems(missing: list[str], surplus: list[str], misfits: list[str]) -> list[tuple[list[str], str]]:
