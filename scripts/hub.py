@@ -5,6 +5,7 @@ HF_ENDPOINT names another address for the hub, HF_TOKEN is sent to it and to nob
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import http.client
 import json
@@ -86,7 +87,7 @@ def list_folder(repository: str, folder: str = "") -> list[RemoteFile]:
     url: str | None = f"{endpoint()}/api/models/{repository}/tree/main{'/' if path else ''}{path}?recursive=true"
     files = []
     while url:
-        answer, _ = _retried(lambda address=url: _open(address, {}), url)
+        answer, _ = _retried(functools.partial(_open, url, {}), url)
         with answer:
             entries = json.load(answer)
             url = _next_page(answer.headers.get("Link", ""))
