@@ -131,12 +131,14 @@ class LoadCtrLoRA(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, lora_file: str) -> bool | str:
         """Name a missing file before anything runs."""
-        return True if lora_file == NO_FILE else _found(lora_file)
+        # What comes through a link, such as from Train CtrLoRA, is not known yet.
+        return True if lora_file in {NO_FILE, None} else _found(lora_file)
 
     @classmethod
     def fingerprint_inputs(cls, lora_file: str, **choices: Any) -> Any:
         """Read a file again when it has changed on disk."""
-        return fingerprint(lora_file, CTRLORA_FOLDERS), {name: value for name, value in choices.items() if name != "base"}
+        own = {name: value for name, value in choices.items() if name != "base"}
+        return lora_file and fingerprint(lora_file, CTRLORA_FOLDERS), own
 
     @classmethod
     def execute(

@@ -10,6 +10,8 @@ from comfy_api.latest import io
 CONTROLNEXT = io.Custom("CONTROLNEXT")
 CTRLORA_BASE = io.Custom("CTRLORA_BASE")
 PAIR_DATASET = io.Custom("PAIR_DATASET")
+FILE_NAME = io.Custom("STRING,COMBO")
+"""A name that goes into a text field as well as into a list of files."""
 LOSS_MAP = io.Custom("LOSS_MAP")
 """ComfyUI's own: {"loss": one number for each step}."""
 CONTROL_STACK = io.Custom("CONTROL_STACK")

@@ -10,7 +10,7 @@ from ..training.config import OPTIMIZERS, PRECISIONS, SCHEDULES, TrainConfig
 from .host.inspect_file import show_text
 from .host.train_ctrlora import TrainJob, train_ctrlora
 from .host.train_files import files_for
-from .sockets import CTRLORA_BASE, LOSS_MAP, PAIR_DATASET, TRAINING, schema
+from .sockets import CTRLORA_BASE, FILE_NAME, LOSS_MAP, PAIR_DATASET, TRAINING, schema
 
 MANY = 100_000
 
@@ -177,7 +177,7 @@ class TrainCtrLoRA(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output(display_name="lora_file", tooltip="The new file, as Load CtrLoRA takes it."),
+                FILE_NAME.Output(display_name="lora_file", tooltip="The new file, as Load CtrLoRA takes it."),
                 LOSS_MAP.Output(display_name="loss", tooltip="The loss of every step, for Plot Loss Graph."),
                 io.Image.Output(
                     display_name="previews",

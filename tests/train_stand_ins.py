@@ -69,6 +69,9 @@ class SmallCLIP:
         with torch.no_grad():
             for parameter in self.cond_stage_model.parameters():
                 parameter.fill_(0.5)
+        device = comfy.model_management.get_torch_device()
+        self.patcher = ModelPatcher(self.cond_stage_model, load_device=device, offload_device=device)
+        self.layer_idx = None
 
     def tokenize(self, text: str) -> str:
         """The text itself."""

@@ -95,8 +95,10 @@ def cache_of(dataset: PairDataset) -> TensorCache:
     return TensorCache(folder)
 
 
-def stamp_of(name: str) -> Any:
-    """Changes when a file in the folder does; None if there is no such folder."""
+def stamp_of(name: str | None) -> Any:
+    """Changes when a file in the folder does; None if there is no such folder, or it is not known yet."""
+    if name is None:
+        return None
     try:
         folder = find_folder(name)
     except (FileNotFoundError, ValueError):

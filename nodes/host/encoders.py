@@ -8,13 +8,13 @@ from typing import Any
 
 import comfy.model_management
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from .ctrlora_hint import LATENT_CHANNELS
 
 TEXT_TOKENS = 77
 """What the reference cuts captions to."""
-PROBE = "a photograph of a red house (by the sea), 1990"
 SAMPLED = 4096
 
 
@@ -36,6 +36,38 @@ def digest_of_weights(tensors: Mapping[str, Tensor], is_whole: bool = False) -> 
         digest.update(f"{key} {tuple(tensors[key].shape)} {flat.dtype}".encode())
         digest.update(flat.contiguous().view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()
+
+
+def identity_of(patcher: ModelPatcher, prefix: str = "", *more: object) -> str:
+    """A name for a network of the host: its own weights, and the patches (LoRAs) on them.
+
+    Not for what it computes: that differs in the last digits from one number of threads to another.
+
+    Args:
+        patcher: Loaded or not.
+        prefix: Of the keys that count.
+        more: Whatever else belongs to it.
+
+    Returns:
+        Hexadecimal digits.
+    """
+    own = {key: tensor for key, tensor in patcher.model.state_dict().items() if key.startswith(prefix)}
+    # What is patched at the moment has its own weight here.
+    own |= {key: kept.weight for key, kept in patcher.backup.items() if key in own}
+    parts = [digest_of_weights(own), *map(repr, more)]
+    parts += [f"{key} {_described(patcher.patches[key])}" for key in sorted(patcher.patches) if key.startswith(prefix)]
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=20).hexdigest()
+
+
+def _described(value: Any) -> str:
+    """A patch as text: the host keeps tuples, lists and adapters that hold numbers and tensors."""
+    if isinstance(value, Tensor):
+        return digest_of_weights({"": value})
+    if isinstance(value, (list, tuple)):
+        return f"({', '.join(map(_described, value))})"
+    if hasattr(value, "weights"):
+        return f"{type(value).__name__}{_described(value.weights)}"
+    return repr(value) if isinstance(value, (int, float, str, type(None))) else type(value).__name__
 
 
 class HostPictures:
@@ -86,15 +118,13 @@ class HostTexts:
 
     def __init__(self, clip: Any, width: int) -> None:
         self.clip = clip
-        probe = self.encode(PROBE)
-        if probe.shape[-1] != width:
+        found = self.encode("").shape[-1]
+        if found != width:
             raise ValueError(
-                f"The text encoder gives texts of width {probe.shape[-1]} and the base needs {width}: connect the CLIP of an "
+                f"The text encoder gives texts of width {found} and the base needs {width}: connect the CLIP of an "
                 "SD1.5 checkpoint."
             )
-        # The probe sees LoRAs and the layer that is read, which the weights alone do not tell.
-        weights = digest_of_weights(dict(clip.cond_stage_model.state_dict()))
-        self.identity = hashlib.blake2b((weights + digest_of_weights({"probe": probe})).encode(), digest_size=20).hexdigest()
+        self.identity = identity_of(clip.patcher, "", clip.layer_idx)
 
     def encode(self, text: str) -> Tensor:
         """See `training.encode.TextEncoder.encode`. Parentheses are no weights here: captions are plain text."""

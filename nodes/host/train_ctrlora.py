@@ -27,7 +27,7 @@ from .backbone import HostBackbone, check_model, training_mode
 from .ctrlora_control import HEADS
 from .ctrlora_load import CtrLoRABase
 from .dataset_folders import cache_of
-from .encoders import HostPictures, HostTexts, digest_of_weights
+from .encoders import HostPictures, HostTexts, digest_of_weights, identity_of
 from .train_files import TrainFiles, describe_run, files_for
 from .train_preview import PreviewPainter
 
@@ -117,7 +117,7 @@ def _build_run(job: TrainJob, encoded: EncodedDataset, files: TrainFiles, identi
     identity |= {
         "dataset": encoded.digest,
         "base": digest_of_weights(dict(base.state_dict()), is_whole=True),
-        "model": digest_of_weights(dict(backbone.unet.state_dict())),
+        "model": identity_of(job.model, "diffusion_model."),
     }
     return Run(
         trainer,

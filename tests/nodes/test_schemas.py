@@ -146,7 +146,7 @@ CONTRACT = {
             "*gradient_checkpointing:BOOLEAN=False *optimizer:COMBO=adamw *schedule:COMBO=constant *warmup_steps:INT=0 "
             "*max_grad_norm:FLOAT=0.0 *ema_decay:FLOAT=0.0 *min_snr_gamma:FLOAT=0.0 *sensitivity_every:INT=50"
         ),
-        "lora_file:STRING loss:LOSS_MAP previews:IMAGE",
+        "lora_file:STRING,COMBO loss:LOSS_MAP previews:IMAGE",
     ),
     "NextControlAlignPose": (
         (

@@ -12,6 +12,7 @@ from ctrlora_files import load_small_base
 from host_models import build_model
 from nextcontrol.models.adapted import Group
 from nextcontrol.nodes.host.ctrlora_load import load_condition
+from nextcontrol.nodes.host.encoders import identity_of
 from nextcontrol.nodes.host.train_ctrlora import train_ctrlora
 from nextcontrol.nodes.host.train_files import files_for
 from nextcontrol.training.config import TrainConfig
@@ -149,6 +150,24 @@ def test_other_data_another_model_or_other_settings_are_refused(base_folder, pai
     other = write_dataset(base_folder, "train_other", count=7)
     with pytest.raises(ValueError, match="the dataset changed"):
         train(base_folder, other, "done/all", **common)
+
+
+def test_a_lora_on_the_model_is_another_model_loaded_or_not(pairs):
+    model = build_model("ctrlora")
+    plain = identity_of(model, "diffusion_model.")
+    patched = model.clone()
+    key = "diffusion_model.out.2.weight"
+    patch = torch.ones_like(model.model.state_dict()[key])
+    patched.add_patches({key: (patch,)}, 0.5)
+    other = identity_of(patched, "diffusion_model.")
+    assert other != plain
+    comfy.model_management.load_models_gpu([patched])
+    assert identity_of(patched, "diffusion_model.") == other
+    comfy.model_management.load_models_gpu([model])
+    assert identity_of(model, "diffusion_model.") == plain
+    weaker = model.clone()
+    weaker.add_patches({key: (patch,)}, 0.25)
+    assert identity_of(weaker, "diffusion_model.") != other
 
 
 def test_one_flipped_pixel_encodes_one_picture_again(base_folder):

@@ -49,6 +49,10 @@ class InterruptError(Exception):
     """As the host's: an ordinary exception."""
 
 
+def stop_at_once(_step):
+    raise InterruptError
+
+
 def stop_at(step):
     def on_step(trainer, report):
         if report.step == step:
@@ -76,7 +80,7 @@ def test_a_run_learns_to_listen(whole):
 
 def test_a_run_that_breaks_off_before_its_first_update_starts_again(tmp_path, pairs, whole):
     run = tiny_run(tmp_path, pairs)
-    run.trainer.update = lambda batches: (_ for _ in ()).throw(InterruptError)
+    run.source.batches = stop_at_once
     with pytest.raises(InterruptError):
         run.train()
     again = tiny_run(tmp_path, pairs)

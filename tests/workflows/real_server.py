@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,12 @@ def fill(server: Server) -> None:
     fill_annotators(server.base / "models" / "annotators")
     for picture in (ROOT / "demo").glob("*.png"):
         server.upload_image(picture)
-    write_video(server.base / "input" / "pose_frames.mp4")
+    for clip in ("pose_frames.mp4", "walk.mp4"):
+        write_video(server.base / "input" / clip)
+    pictures = server.base / "input" / "my_pictures"
+    pictures.mkdir()
+    for picture in (ROOT / "demo").glob("*.png"):
+        shutil.copy(picture, pictures / picture.name)  # not a link: those that lead out of input/ are refused
 
 
 def fill_annotators(folder: Path) -> None:

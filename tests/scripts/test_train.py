@@ -1,0 +1,40 @@
+"""Training from a file: what it may say, and what is said about a wrong one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from nextcontrol.nodes.host.train_script import read_job, train_from_text
+
+JOB = {"checkpoint": "sd.safetensors", "base": "base.ckpt", "name": "x", "dataset": {"folder": "pairs", "resolution": 64}}
+
+
+def test_what_is_left_out_has_its_default():
+    job = read_job(json.dumps({**JOB, "training": {"steps": 7}}))
+    assert (job["training"].steps, job["training"].rank) == (7, 128)
+    assert (job["folder"], job["dataset"].resolution, job["dataset"].prompt_dropout) == ("pairs", 64, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("{", "cannot be read"),
+        ([1], "must be a JSON object"),
+        ({"dataset": None}, "must be a JSON object"),
+        ({"base": "", "speed": 1}, "'speed' is unknown; 'base' is missing"),
+        ({"dataset": {"folder": "x", "size": 1}}, "'size' is no setting of a dataset"),
+        ({"training": {"steps": 0, "rank": 0}}, r"steps \(0\) must be 1 or more; rank \(0\)"),
+        ({"training": {"step": 1}}, "step is no setting of the training"),
+        ({"training": {"steps": "9"}}, r"steps \('9'\) must be of the type int"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(change, sentence):
+    text = change if isinstance(change, str) else json.dumps(change if isinstance(change, list) else {**JOB, **change})
+    with pytest.raises(ValueError, match=sentence):
+        read_job(text)
+
+
+def test_a_missing_checkpoint_is_named(base_folder):
+    with pytest.raises(FileNotFoundError, match=r"'sd\.safetensors' is not in models/checkpoints"):
+        train_from_text(json.dumps(JOB), print)
