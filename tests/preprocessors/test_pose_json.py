@@ -83,6 +83,12 @@ def test_fractions_and_pixels_are_told_apart():
     np.testing.assert_allclose(found[0].bodies[0], body)
 
 
+def test_fractions_may_lie_a_little_outside_the_picture():
+    body = some_people(1).bodies[0]
+    body[10, :2] = 0.5, 1.4
+    np.testing.assert_allclose(from_json([frame(flat(body))])[0].bodies[0], body)
+
+
 def test_one_frame_decides_the_unit_for_the_whole_clip():
     """Someone in the corner of a picture in pixels would be taken for fractions otherwise."""
     corner = np.zeros((18, 3))
