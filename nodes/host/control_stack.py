@@ -147,6 +147,8 @@ class ControlStack(ControlBase):
         total = join_controls(functools.reduce(join_controls, (part for _, part in parts)), before)
         if self.readout is not None:
             kept = {depth: list(residuals) for depth, residuals in total.items()}
+            for member, _ in parts:
+                self.readout.count(member.position)
             transformer_options[self.key] = Call(view.size, [(m.position, part) for m, part in parts], kept)
         # The host empties the lists that it is given; a member may still hold its own.
         return {depth: list(residuals) for depth, residuals in total.items()}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import folder_paths
@@ -65,6 +65,7 @@ class Readout:
         """Start of a run."""
         self._shares: defaultdict[tuple[int, str], list[Tensor]] = defaultdict(list)
         self._heat: dict[int, Tensor] = {}
+        self._calls: Counter[int] = Counter()
 
     def note(self, position: int, group: str, size: Size, added: Tensor, feature: Tensor) -> None:
         """Take note of one addition.
@@ -106,6 +107,10 @@ class Readout:
             kept = factor(options)
             self.note(position, group, size, added if kept is None else added * kept, feature)
 
+    def count(self, position: int) -> None:
+        """A control has acted in a call of the UNet."""
+        self._calls[position] += 1
+
     # After a run
 
     def publish(self) -> None:
@@ -116,7 +121,7 @@ class Readout:
             position = record["position"]
             own = {group: torch.stack(values) for (at, group), values in self._shares.items() if at == position}
             record["share"] = {group: round(float(values.mean()), 6) for group, values in own.items()}
-            record["evaluations"] = max((len(values) for values in own.values()), default=0)
+            record["evaluations"] = self._calls[position]
             record["prompt_id"] = _prompt_id()
             _write(image, self._map_of(position))
         show_text(self.text(), self.node_id)
@@ -124,10 +129,10 @@ class Readout:
         self.forget()
 
     def text(self) -> str:
-        """One line for each control."""
+        """One short line for each control."""
         return "\n".join(
-            f"{record['position']}. {record['control']}: "
-            + (", ".join(f"{group} {share:.1%}" for group, share in record["share"].items()) or "nothing added")
+            f"{record['position']}. {PurePosixPath(record['control']).stem}: "
+            + (", ".join(f"{group} {share:.0%}" for group, share in record["share"].items()) or "nothing added")
             for record in self.records
         )
 

@@ -69,6 +69,7 @@ class Seat:
             gathered = Gathered(gathered.before, after, largest, gathered.count + 1)
         options[self.key] = gathered
         if self.readout is not None:
+            self.readout.count(self.position)
             self.readout.note_later(options, self.position, self.place, size, added, feature, self._factor_of)
         factor = self._factor_of(options)
         return after if factor is None else gathered.before + (after - gathered.before) * factor.to(after.dtype)

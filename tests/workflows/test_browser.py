@@ -99,3 +99,21 @@ def test_run_draws_the_result_on_the_canvas(page, server):
         app.graph.nodes.find(node => node.type === type).imgs?.[0]?.naturalWidth === 128)"""
     page.wait_for_function(shown, polling=100, timeout=int(JOB_SECONDS * 1000))
     check_quiet(page)
+
+
+def test_the_readout_of_a_stack_appears_on_its_node(page, server):
+    drop(page, "stack_three_controls")
+    for name, value in (("resolution", 128), ("steps", 2)):
+        find = f"app.graph.nodes.flatMap(node => node.widgets ?? []).filter(widget => widget.name === '{name}')"
+        page.evaluate(f"() => {{ for (const widget of {find}) widget.value = {value}; }}")
+    with page.expect_response(lambda answer: answer.url.endswith("/prompt") and answer.request.method == "POST") as sent:
+        page.click("[data-testid=queue-button] button")
+    entry = wait(server, sent.value.json()["prompt_id"])
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    node = "app.graph.nodes.find(node => node.type === 'NextControlApplyStack')"
+    page.wait_for_function(f"() => {node}.imgs?.length === 3", polling=100, timeout=int(JOB_SECONDS * 1000))
+    texts = page.evaluate(f"() => {node}.widgets.map(widget => String(widget.value))")
+    (text,) = (text for text in texts if "ControlNeXt" in text)
+    assert "CtrLoRA" in text
+    assert "%" in text
+    check_quiet(page)
