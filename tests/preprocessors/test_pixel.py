@@ -43,6 +43,12 @@ def test_few_colours_are_kept_as_they_are():
     assert np.array_equal(pixel(torch.ones(1, 64, 64, 3), 0).unique(), [1])
 
 
+def test_colours_are_rounded_to_the_nearest_byte():
+    dark = torch.tensor([0, 1, 1, 1]).repeat(64, 16)[..., None].expand(-1, -1, 3)
+    picture = torch.cat([dark, torch.full((64, 64, 3), 255)], 1)[None] / 255
+    assert to_integers(pixel(picture, 0, 1, 2).unique()).tolist() == [1, 255]
+
+
 @pytest.mark.parametrize(("scale", "side"), [(4, 4), (8, 8), (32, 16), (64, 16)])
 def test_large_pixels_have_the_size_asked_for_but_no_side_less_than_32_of_them(scale, side):
     hint = pixel(noise_picture(512, 512), 0, scale, 64)
