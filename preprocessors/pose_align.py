@@ -106,7 +106,7 @@ def fit_official(track: Points, reference: Points, driving: Shape, canvas: Shape
 
 
 def fit_torso(track: Points, reference: Points, driving: Shape, canvas: Shape) -> Fit:
-    """Size and place by what both show of the torso: neck to hips, else the shoulders, else the head.
+    """Size and place by what both show of the torso: neck to hips, else the shoulders, else the head; see `_sizes`.
 
     Args:
         track: (F, POINTS, 3).
@@ -122,10 +122,9 @@ def fit_torso(track: Points, reference: Points, driving: Shape, canvas: Shape) -
         ValueError: They show no such part in common.
     """
     ours, wanted = track * [driving.width, driving.height, 1], reference * [canvas.width, canvas.height, 1]
-    for near, far in _MEASURES:
-        size, sizes = _length(wanted, near, far), _length(ours, near, far)
-        if np.isfinite(size) and size > 0 and np.nansum(sizes) > 0:
-            scale = size / np.nanpercentile(sizes, 75)  # what turns away from the camera looks short
+    for (near, far, _), size, usual in zip(_MEASURES, _sizes(wanted[None]), _sizes(ours), strict=True):
+        if np.isfinite(size) and np.isfinite(usual):
+            scale = size / usual
             place, places = _middle(wanted, (*near, *far)), _middle(ours, (*near, *far))
             unit = np.array([canvas.width, canvas.height])
             shift = (place - scale * np.nanmedian(places, axis=0)) / unit
@@ -204,13 +203,35 @@ def _is_missing(points: Points) -> NDArray[np.bool_]:
 
 
 _MEASURES = (
-    ((NECK,), (RIGHT_HIP, LEFT_HIP)),
-    ((RIGHT_SHOULDER,), (LEFT_SHOULDER,)),
-    ((NECK,), (NOSE,)),
-    ((RIGHT_EAR,), (LEFT_EAR,)),
-    ((RIGHT_EYE,), (LEFT_EYE,)),
+    ((NECK,), (RIGHT_HIP, LEFT_HIP), 1.0),
+    ((RIGHT_SHOULDER,), (LEFT_SHOULDER,), 0.72),
+    ((NECK,), (NOSE,), 0.45),
+    ((RIGHT_EAR,), (LEFT_EAR,), 0.3),
+    ((RIGHT_EYE,), (LEFT_EYE,), 0.12),
 )
-"""Lengths that tell a person's size, the most reliable first: from the middle of some points to the middle of others."""
+"""Lengths that tell a person's size, the most reliable first: from the middle of some points to the middle of others, and how
+long that is on most people who face the camera, over the torso."""
+LEAST = 0.8
+"""Of what a length should be after the others; below, it is seen from the side."""
+
+
+def _sizes(track: Points) -> list[float]:
+    """Each of `_MEASURES` on a person (F, POINTS, 3) in pixels; NaN where it is never seen.
+
+    A shoulder that points at the camera makes the shoulders short, and dividing by them would make a giant. So a length that
+    is too short for the longest of the others is taken from that one.
+
+    Returns:
+        One number for each of `_MEASURES`.
+    """
+    lengths = []
+    for near, far, _ in _MEASURES:
+        seen = _length(track, near, far)
+        seen = seen[np.isfinite(seen) & (seen > 0)]
+        lengths.append(float(np.percentile(seen, 75)) if len(seen) else float("nan"))
+    shares = [share for _, _, share in _MEASURES]
+    torso = max((length / share for length, share in zip(lengths, shares, strict=True) if np.isfinite(length)), default=0.0)
+    return [share * torso if length < LEAST * share * torso else length for length, share in zip(lengths, shares, strict=True)]
 
 
 def _middle(points: Points, which: tuple[int, ...]) -> NDArray[np.float64]:

@@ -19,6 +19,8 @@ LEAST_OVERLAP = 0.05
 """Of two boxes, as a part of their union, to be the same person in the next frame."""
 GROWTH, MOST_GROWTH = 0.25, 4
 """How much further, as a part of its size, a person may be away for each frame without it, and for how many frames."""
+STEADY = 0.3
+"""How much of a person's last movement goes into the one that is expected."""
 LOST = 15
 """Frames without the person after which the clip goes on with whoever is largest."""
 SLOWEST = 0.02
@@ -40,14 +42,19 @@ def to_track(clip: Sequence[People], choice: Choice = "largest", index: int = 0)
     """
     track = np.zeros((len(clip), POINTS, 3))
     last: NDArray[np.float64] | None = None
-    lost = 0
+    speed, lost = np.zeros(4), 0
     for frame, people in enumerate(clip):
         boxes = [_box(body) for body in people.bodies]
-        found = _choose(boxes, choice, index) if last is None else _follow(boxes, last, lost)
-        lost = 0 if found is not None else lost + 1
-        if found is not None:
-            last = boxes[found]
-            track[frame] = flatten(people, found)
+        found = _choose(boxes, choice, index) if last is None else _follow(boxes, last + speed * (lost + 1), lost)
+        if found is None:
+            lost += 1
+            continue
+        if last is not None:
+            # Where the person goes on to, so that people who cross are not exchanged; the size counts for nothing.
+            moved = (boxes[found] - last).reshape(2, 2).mean(axis=0) / (lost + 1)
+            speed = 0.0 * speed if lost >= LOST else speed + STEADY * (np.tile(moved, 2) - speed)
+        last, lost = boxes[found], 0
+        track[frame] = flatten(people, found)
     return track
 
 
@@ -151,10 +158,10 @@ def _choose(boxes: list[NDArray[np.float64]], choice: Choice, index: int) -> int
     return max(real, key=lambda person: _area(boxes[person]), default=None)
 
 
-def _follow(boxes: list[NDArray[np.float64]], last: NDArray[np.float64], lost: int) -> int | None:
-    """The person whose box shares most with the last one, which grows while the person is lost."""
-    margin = GROWTH * min(lost, MOST_GROWTH) * (last[2:] - last[:2])
-    overlaps = [_overlap(box, last + np.concatenate([-margin, margin])) for box in boxes]
+def _follow(boxes: list[NDArray[np.float64]], expected: NDArray[np.float64], lost: int) -> int | None:
+    """The person whose box shares most with the expected one, which grows while the person is lost."""
+    margin = GROWTH * min(lost, MOST_GROWTH) * (expected[2:] - expected[:2])
+    overlaps = [_overlap(box, expected + np.concatenate([-margin, margin])) for box in boxes]
     best = max(range(len(boxes)), key=overlaps.__getitem__, default=None)
     if best is not None and overlaps[best] >= LEAST_OVERLAP:
         return best

@@ -22,8 +22,9 @@ from .video_conditioning import fit_reference
 
 log = logging.getLogger("nextcontrol")
 
-SHADE = 0.5
+SHADE = 0.6
 """Brightness of the reference picture below the poses of the preview."""
+PREVIEW = Drawing("dwpose", line_width="resolution")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Aligned(NamedTuple):
     keypoints: list[dict[str, Any]]
     """The same as `POSE_KEYPOINT`."""
     preview: Tensor
-    """Up to `SHOWN` of the hints over the reference picture."""
+    """Up to `SHOWN` of the poses over the reference picture."""
 
 
 def align_clip(reference: Any, poses: Any, size: tuple[int, int], options: Alignment, image: Tensor | None = None) -> Aligned:
@@ -82,7 +83,7 @@ def align_clip(reference: Any, poses: Any, size: tuple[int, int], options: Align
     people = [unflatten(points, *canvas) for points in (wanted, *aligned)]
     drawing = Drawing(options.style)
     hints = in_chunks(people, lambda some: draw_pose(some, canvas, drawing))
-    return Aligned(hints, to_json(people), _preview(hints, image))
+    return Aligned(hints, to_json(people), _preview(people, canvas, image))
 
 
 def _check_size(size: tuple[int, int]) -> Shape:
@@ -127,10 +128,11 @@ def _reference_points(people: People, canvas: Shape, is_needed: bool) -> Points:
     return fit_crop(Shape(people.height, people.width), canvas).move(points)
 
 
-def _preview(hints: Tensor, image: Tensor | None) -> Tensor:
-    places = torch.linspace(0, len(hints) - 1, min(len(hints), SHOWN)).round().long()
-    shown = hints[places]
+def _preview(people: list[People], canvas: Shape, image: Tensor | None) -> Tensor:
+    """Poses over the picture, in lines that can be seen: those of `svd_v2` are thinner than a pixel on small canvases."""
+    places = torch.linspace(0, len(people) - 1, min(len(people), SHOWN)).round().int().tolist()
+    shown = draw_pose([people[place] for place in places], canvas, PREVIEW)
     if image is None:
         return shown
-    below = fit_reference(image[:1, ..., :3], Size(hints.shape[1] // LATENT_SCALE, hints.shape[2] // LATENT_SCALE))
-    return torch.maximum(shown, below.to(shown) * SHADE)
+    below = fit_reference(image[:1], Size(canvas.height // LATENT_SCALE, canvas.width // LATENT_SCALE)).to(shown)
+    return torch.where(shown.amax(dim=-1, keepdim=True) > 0, shown, below * SHADE)

@@ -72,6 +72,14 @@ def test_shoulders_or_head_stand_in_for_a_torso_that_is_not_seen(hidden):
     np.testing.assert_allclose(aligned[0, BODY, :2][seen], reference[BODY, :2][seen], atol=1e-9)
 
 
+def test_someone_seen_from_the_side_is_no_giant():
+    # The reference shows no hips, and the clip's shoulders lie nearly one behind the other.
+    reference, side = flatten(standing((0.5, 0.5, 1), hidden=(8, 11)), 0), standing((0.5, 0.5, 1))
+    side.bodies[0, [2, 5], 0] = 0.49, 0.51
+    aligned = align(to_track([side]), reference, SQUARE, SQUARE, "torso")
+    assert torso_of(aligned[0])[0] == pytest.approx(torso_of(flatten(standing((0.5, 0.5, 1)), 0))[0], rel=0.2)
+
+
 def test_someone_who_walks_across_a_wide_clip_stays_on_a_narrow_canvas():
     size, canvas = (360, 640), Shape(640, 360)
     walk = to_track([standing((x, 0.5, 1), size=size) for x in np.linspace(0.05, 0.95, 9)])

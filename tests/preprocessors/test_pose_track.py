@@ -25,6 +25,15 @@ def test_the_largest_person_is_followed_when_another_comes_nearer_and_the_order_
     assert necks(to_track(clip)) == [0.3, 0.32, 0.34]
 
 
+def test_two_people_who_cross_are_not_exchanged():
+    right, left = np.linspace(0.2, 0.8, 25), np.linspace(0.78, 0.18, 25)
+    clip = [standing((b, 0.5, 0.45), (a, 0.5, 0.5)) for a, b in zip(right, left, strict=True)]
+    # In the middle only one of them is found, behind or before the other.
+    clip[12] = standing((left[12], 0.5, 0.45))
+    track = to_track(clip)
+    np.testing.assert_allclose(np.delete(track, 12, axis=0)[:, NECK, 0], np.delete(right, 12), atol=1e-9)
+
+
 def test_a_person_chosen_by_number_is_followed():
     clip = [nobody(400, 400), standing((0.3, 0.5, 0.6)), standing((0.3, 0.5, 0.6), (0.7, 0.5, 0.3)), standing((0.7, 0.5, 0.3))]
     assert necks(to_track(clip, "index", 1)) == [0, 0, 0.7, 0.7]
