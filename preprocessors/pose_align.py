@@ -156,7 +156,7 @@ def keep_on_canvas(track: Points) -> Points:
     result = track.copy()
     seen = (track[..., 2] > VISIBLE) & ~_is_missing(track)
     torso = np.where(seen[..., None], track[..., :2], np.nan)[:, [NECK, RIGHT_SHOULDER, LEFT_SHOULDER, RIGHT_HIP, LEFT_HIP]]
-    has_torso = np.isfinite(torso).all(axis=2).any(axis=1)
+    has_torso = np.any(np.isfinite(torso[..., 0]), axis=1)
     if has_torso.any():
         way = np.nanmean(torso[has_torso], axis=1)
         moved = _squeeze(way) - way
@@ -238,7 +238,8 @@ def _middle(points: Points, which: tuple[int, ...]) -> NDArray[np.float64]:
     """(..., 2), the middle of some points; NaN where one of them is not seen."""
     parts = points[..., list(which), :]
     middle: NDArray[np.float64] = parts[..., :2].mean(axis=-2)
-    return np.where((parts[..., 2] > VISIBLE).all(axis=-1)[..., None], middle, np.nan)
+    worst: NDArray[np.float64] = parts[..., 2].min(axis=-1)
+    return np.where(worst[..., None] > VISIBLE, middle, np.nan)
 
 
 def _length(points: Points, near: tuple[int, ...], far: tuple[int, ...]) -> NDArray[np.float64]:

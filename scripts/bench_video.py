@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench_kit import alternate, fill, report
@@ -49,7 +50,7 @@ def measure(steps: int) -> None:
     print(f"evaluations of a frame in these windows / frames: {5 * WINDOW / 50:.3f}", flush=True)
     for length in LENGTHS:
         step = one_step(windowed(attach(model, control, hints[:length])), length)
-        print(f"{length} frames in windows of {WINDOW}: peak {peak(lambda step=step: step(2.0)):.0f} MB", flush=True)
+        print(f"{length} frames in windows of {WINDOW}: peak {peak(partial(step, 2.0)):.0f} MB", flush=True)
     drawing = peak(align_and_draw, is_on_device=False)
     result = (DRAWN + 1) * HEIGHT * WIDE * 3 * 4 / MEGABYTE
     print(f"align and draw {DRAWN} frames of {WIDE}x{HEIGHT}: peak {drawing:.0f} MB, of it hints {result:.0f} MB", flush=True)
