@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..models.extract import PARTS
-from .host.convert import KEEP, TYPES, check_name, convert_file
+from .host.convert import KEEP, LAYOUTS, SAFETENSORS, TYPES, check_name, convert_file
 from .host.folders import CONTROL_FOLDERS, find_file, fingerprint, list_files
 from .host.inspect_file import inspect_file, show_text
 from .sockets import schema
@@ -100,6 +100,13 @@ class ConvertFile(io.ComfyNode):
                     tooltip="For a CtrLoRA pretraining checkpoint: which of its conditions to take, such as canny. Inspect "
                     "Control File lists them.",
                 ),
+                io.Combo.Input(
+                    "format",
+                    options=list(LAYOUTS),
+                    default=SAFETENSORS,
+                    optional=True,
+                    tooltip="Of the new file. ckpt is for the authors' own programs: the same tensors without a header.",
+                ),
             ],
             outputs=[io.String.Output(display_name="file_name", tooltip="The new file as the loaders list it.")],
             hidden=[io.Hidden.unique_id],
@@ -121,8 +128,16 @@ class ConvertFile(io.ComfyNode):
         return fingerprint(file, CONTROL_FOLDERS), choices
 
     @classmethod
-    def execute(cls, file: str, part: str, dtype: str, name: str, condition: str = "") -> io.NodeOutput:
-        return _shown(cls, convert_file(file, part, dtype, name, condition))
+    def execute(
+        cls,
+        file: str,
+        part: str,
+        dtype: str,
+        name: str,
+        condition: str = "",
+        format: str = SAFETENSORS,  # noqa: A002 - the input's name
+    ) -> io.NodeOutput:
+        return _shown(cls, convert_file(file, part, dtype, name, condition, format))
 
 
 def _check_file(file: str | None) -> bool | str:

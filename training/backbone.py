@@ -52,7 +52,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        return Batch(*(field.to(device) for field in self[:5]), names=self.names)
+        latents, hints, context, noise, timesteps = (field.to(device) for field in self[:5])
+        return Batch(latents, hints, context, noise, timesteps, self.names)
 
 
 class Source(Protocol):

@@ -155,7 +155,9 @@ class TrainConfig:
         types = {field.name: type(field.default) for field in dataclasses.fields(cls)}
         problems = [f"{name} is no setting of the training" for name in values if name not in types]
         for name, kind in types.items():
-            given = values.get(name, kind())
+            if name not in values:
+                continue
+            given = values[name]
             if kind is float and type(given) is int:
                 values[name] = given = float(given)
             if type(given) is not kind:

@@ -71,4 +71,6 @@ def held_out_batches(dataset: EncodedDataset, items: Sequence[Item], seed: int, 
 def stack(rows: Sequence[Batch]) -> Batch:
     """Batches of one size as one."""
     fields = (torch.cat(parts) for parts in zip(*(row[:5] for row in rows), strict=True))
-    return Batch(*fields, names=tuple(dict.fromkeys(name for row in rows for name in row.names)))
+    latents, hints, context, noise, timesteps = fields
+    names = dict.fromkeys(name for row in rows for name in row.names)
+    return Batch(latents, hints, context, noise, timesteps, tuple(names))

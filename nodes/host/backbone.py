@@ -50,8 +50,8 @@ class HostBackbone:
                 skips.append(x)
             if unet.middle_block is not None:
                 x = forward_timestep_embed(unet.middle_block, x, embedding, context, options)
-        *sides, middle = controls or [None] * (len(skips) + 1)
-        x = _added(x, middle)
+        sides: list[Tensor | None] = list(controls) or [None] * (len(skips) + 1)
+        x = _added(x, sides.pop())
         for block in unet.output_blocks:
             x = torch.cat([x, _added(skips.pop(), sides.pop())], dim=1)
             shape = skips[-1].shape if skips else None
@@ -146,11 +146,12 @@ def share_with_autograd(network: nn.Module) -> None:
     They share memory, so that nothing is copied and nothing changes for the host.
     """
     for module in network.modules():
-        for own in (module._parameters, module._buffers):
-            for name, tensor in own.items():
-                if tensor is not None and tensor.is_inference():
-                    fresh = _shared(tensor.detach())
-                    own[name] = nn.Parameter(fresh, requires_grad=False) if own is module._parameters else fresh
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_inference():
+                module._parameters[name] = nn.Parameter(_shared(parameter.detach()), requires_grad=False)
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_inference():
+                module._buffers[name] = _shared(buffer.detach())
     network.requires_grad_(requires_grad=False)
 
 

@@ -28,7 +28,9 @@ logger = logging.getLogger("nextcontrol")
 
 KEEP = "keep"
 TYPES: dict[str, torch.dtype | None] = {KEEP: None, **{name: dtype for dtype, name in TYPE_NAMES.items()}}
-EXTENSION = ".safetensors"
+SAFETENSORS = "safetensors"
+LAYOUTS = (SAFETENSORS, "ckpt")
+EXTENSION = f".{SAFETENSORS}"
 _UNPRINTABLE = r"[\x00-\x1f\x7f]"
 # Names in the header of the format; see huggingface/safetensors README, "Format".
 _HEADER_TYPES = {
@@ -38,8 +40,8 @@ _HEADER_TYPES = {
 }  # fmt: skip
 
 
-def convert_file(file: str, part: str, dtype: str, name: str, condition: str = "") -> str:
-    """Write one part of a weight file as a safetensors file of its own.
+def convert_file(file: str, part: str, dtype: str, name: str, condition: str = "", layout: str = SAFETENSORS) -> str:
+    """Write one part of a weight file as a file of its own.
 
     Args:
         file: As chosen in the combo.
@@ -47,6 +49,7 @@ def convert_file(file: str, part: str, dtype: str, name: str, condition: str = "
         dtype: Row of `TYPES`.
         name: Of the new file, with or without sub-folders; empty for one made from the old name.
         condition: Which one, of a pretraining checkpoint.
+        layout: Of `LAYOUTS`; "ckpt" is what the authors' own programs read, a pickle of tensors without a header.
 
     Returns:
         The new file's name, as the loaders list it.
@@ -58,10 +61,11 @@ def convert_file(file: str, part: str, dtype: str, name: str, condition: str = "
     """
     check_choice("part", part, PARTS)
     check_choice("dtype", dtype, tuple(TYPES))
+    check_choice("format", layout, LAYOUTS)
     chosen = check_name(name)
     tensors, metadata = read_file(find_file(file, CONTROL_FOLDERS), file)
     extract = extract_part(tensors, file, part, condition.strip())
-    relative = chosen or _derived_name(file, extract, dtype)
+    relative = (chosen or _derived_name(file, extract, dtype)).with_suffix(f".{layout}")
     kind = "ctrlora" if extract.is_ctrlora else "controlnext"
     target = Path(folder_paths.get_folder_paths(kind)[0]) / relative
     title = f"models/{kind}/{relative}"
@@ -71,7 +75,10 @@ def convert_file(file: str, part: str, dtype: str, name: str, condition: str = "
         if target.exists():
             raise ValueError(taken)
         with _new_file(target) as stream:
-            _write(stream, extract.tensors, TYPES[dtype], _metadata(extract, about, file), file)
+            if layout == SAFETENSORS:
+                _write(stream, extract.tensors, TYPES[dtype], _metadata(extract, about, file), file)
+            else:
+                _write_pickle(stream, extract.tensors, TYPES[dtype], file)
     except FileExistsError as error:
         raise ValueError(taken) from error
     except OSError as error:
@@ -186,3 +193,13 @@ def _write(
         weight = to_dtype(tensors[key], dtype, key, name)
         stream.write(weight.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         bar.update(1)
+
+
+def _write_pickle(stream: BinaryIO, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, name: str) -> None:
+    """Write a flat dictionary of tensors, as the authors' extraction does.
+
+    Source: xyfJASON/ctrlora@b4422b4 scripts/tool_extract_weights.py.
+    """
+    check_finite(tensors, name)
+    # Copies: a view of a mapped file would bring the whole file along.
+    torch.save({key: to_dtype(tensor, dtype, key, name).clone() for key, tensor in tensors.items()}, stream)

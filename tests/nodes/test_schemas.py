@@ -166,7 +166,7 @@ CONTRACT = {
     "NextControlDecodeVideo": ("samples:LATENT vae:VAE frames:INT=14 overlap:INT=4", "images:IMAGE"),
     "NextControlInspectFile": ("file:COMBO", "text:STRING"),
     "NextControlConvertFile": (
-        "file:COMBO part:COMBO=auto dtype:COMBO=keep name:STRING= *condition:STRING=",
+        "file:COMBO part:COMBO=auto dtype:COMBO=keep name:STRING= *condition:STRING= *format:COMBO=safetensors",
         "file_name:STRING",
     ),
 }
@@ -207,6 +207,7 @@ OPTIONS = {
     ("NextControlVideoWindows", "blend"): ["average", "linear"],
     ("NextControlConvertFile", "part"): ["auto", "all", "base", "lora", "control", "unet"],
     ("NextControlConvertFile", "dtype"): ["keep", "fp32", "fp16", "bf16"],
+    ("NextControlConvertFile", "format"): ["safetensors", "ckpt"],
 }
 # A file list in place of options.
 FILE_COMBOS = {

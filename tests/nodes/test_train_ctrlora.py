@@ -257,3 +257,17 @@ def test_hints_of_another_shape_and_unreadable_pictures_are_named_or_skipped(bas
     assert len(result.losses) == 4
     _, metadata = trained(base_folder, "bad")
     assert metadata["nextcontrol.pairs"] == "2"
+
+
+def test_the_file_becomes_the_authors_checkpoint_and_loads_from_it(base_folder, finished):
+    from nextcontrol.nodes.host.convert import convert_file
+
+    name = convert_file(finished.lora_file, "auto", "keep", "done/for_the_authors", layout="ckpt")
+    assert name == "done/for_the_authors.ckpt"
+    path = files_for("done/all").lora.with_name("for_the_authors.ckpt")
+    written = torch.load(path, weights_only=True)
+    tensors, _ = trained(base_folder, finished.lora_file)
+    assert written.keys() == tensors.keys()
+    assert all(torch.equal(written[key], tensor) for key, tensor in tensors.items())
+    patcher, _ = load_condition(load_small_base(base_folder), name, "")
+    assert all(torch.equal(tensor, tensors[f"control_model.{key}"]) for key, tensor in patcher.model.tensors().items())
