@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -13,6 +15,8 @@ from torch import Tensor
 
 from ...models.detect import UnsupportedCheckpointError
 from ...models.state_dict import unwrap
+
+_SAFETENSORS = (".safetensors", ".sft")
 
 
 def read_file(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -29,7 +33,7 @@ def read_file(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, str]]
         UnsupportedCheckpointError: The file is damaged, holds code, or holds no tensors.
     """
     try:
-        state_dict, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+        state_dict, metadata = _load(path)
     except pickle.UnpicklingError as error:
         raise UnsupportedCheckpointError(
             f"'{name}' is not a plain file of tensors (it is damaged, or holds code, which is never run): "
@@ -44,6 +48,17 @@ def read_file(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, str]]
     if not tensors:
         raise UnsupportedCheckpointError(f"'{name}' holds no tensors: choose a weight file.")
     return tensors, metadata or {}
+
+
+def _load(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
+    if path.suffix.lower() in _SAFETENSORS or not zipfile.is_zipfile(path):
+        return comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)  # type: ignore[no-any-return]
+    # Pickles of today's PyTorch can be mapped as safetensors are; the host reads them whole, and a full UNet has 3 GB and more.
+    state_dict = torch.load(path, map_location="cpu", weights_only=True, mmap=not comfy.utils.DISABLE_MMAP)
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"a {type(state_dict).__name__} in place of named tensors")
+    inner = next(iter(state_dict.values()), None)
+    return dict(inner if len(state_dict) == 1 and isinstance(inner, Mapping) else state_dict), None
 
 
 def check_finite(tensors: Mapping[str, Tensor], name: str) -> None:
