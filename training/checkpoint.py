@@ -45,7 +45,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary, metadata=dict(metadata))
+        temporary.chmod(mode)  # the library makes files that their owner alone can read
         put_in_place(temporary, path)
     except SafetensorError as error:
         raise OSError(str(error)) from error

@@ -268,3 +268,8 @@ def test_kills_change_nothing():
 def test_saved_files_hold_exactly_the_published_keys(whole):
     saved = load_file(whole.store.folder.parent / "lora.safetensors")
     assert set(saved) == {f"control_model.{key}" for key in whole.trainer.condition.tensors()}
+    usual = whole.store.folder / "usual"
+    usual.touch()
+    modes = {path.stat().st_mode for path in (usual, whole.store.folder.parent / "lora.safetensors")}
+    usual.unlink()
+    assert len(modes) == 1
