@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import folder_paths
@@ -131,7 +131,7 @@ class Readout:
     def text(self) -> str:
         """One short line for each control."""
         return "\n".join(
-            f"{record['position']}. {PurePosixPath(record['control']).stem}: "
+            f"{record['position']}. {record['control'].partition(' ')[0]}: "
             + (", ".join(f"{group} {share:.0%}" for group, share in record["share"].items()) or "nothing added")
             for record in self.records
         )

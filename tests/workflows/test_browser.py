@@ -106,6 +106,8 @@ def test_the_readout_of_a_stack_appears_on_its_node(page, server):
     for name, value in (("resolution", 128), ("steps", 2)):
         find = f"app.graph.nodes.flatMap(node => node.widgets ?? []).filter(widget => widget.name === '{name}')"
         page.evaluate(f"() => {{ for (const widget of {find}) widget.value = {value}; }}")
+    # A picture is loaded when its node is drawn.
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     with page.expect_response(lambda answer: answer.url.endswith("/prompt") and answer.request.method == "POST") as sent:
         page.click("[data-testid=queue-button] button")
     entry = wait(server, sent.value.json()["prompt_id"])

@@ -100,7 +100,7 @@ def test_regions_follow_their_masks(server):
         stacked(graph)[position]["strength"] = 0.0
         assert abs(both - pixels(server, graph)).max() > 3
     maps = heat_maps(server, graph_of(REGIONAL, seed=6))
-    for heat, own, other in zip(maps, (slice(64), slice(64, 128)), (slice(64, 128), slice(64)), strict=True):
+    for heat, own, other in zip(maps, (slice(48), slice(80, 128)), (slice(80, 128), slice(48)), strict=True):
         assert heat[:, own].std() > 5
         assert heat[:, other].std() == 0
 
