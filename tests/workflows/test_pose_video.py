@@ -1,4 +1,4 @@
-"""Pose video in a real ComfyUI: from a clip to aligned hints, and clips that are none."""
+"""Clips in a real ComfyUI: what reaches Pose Hint through core's video nodes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,11 @@ PREVIEW = "99"
 
 
 def poses_graph(clip: str) -> dict[str, dict[str, Any]]:
-    """The workflow up to the hints, small, shown by core's preview."""
-    graph = {node: entry for node, entry in api_workflow(NAME).items() if int(node) in range(4, 11)}
-    for entry in graph.values():
-        if entry["class_type"] == "NextControlPose":
-            entry["inputs"] |= {"resolution": 128, "person_threshold": 0.0, "point_threshold": 0.0}
+    """The workflow up to the clip's poses, small, shown by core's preview."""
+    graph = {node: entry for node, entry in api_workflow(NAME).items() if node in ("5", "6", "7", "9")}
+    node_of(graph, "NextControlPose").update(resolution=128, person_threshold=0.0, point_threshold=0.0)
     node_of(graph, "LoadVideo")["file"] = clip
-    # The tiny networks are not sure of anything, so nothing is aligned.
-    node_of(graph, "NextControlAlignPose").update(width=64, height=64, mode="none")
-    graph[PREVIEW] = {"class_type": "PreviewImage", "inputs": {"images": ["10", 0]}}
+    graph[PREVIEW] = {"class_type": "PreviewImage", "inputs": {"images": ["9", 0]}}
     return graph
 
 
@@ -56,19 +52,16 @@ def clips(server) -> Path:
     return server.base / "input"
 
 
-def test_a_clip_of_uneven_frames_gives_one_hint_for_each_or_the_reason_why_not(server, clips):
+def test_a_clip_of_uneven_frames_gives_one_hint_for_each(server, clips):
     write_clip(clips / "uneven.mp4", [0, 40, 90, 400, 410])
-    graph = poses_graph("uneven.mp4")
-    entry = run(server, graph)
-    if entry["status"]["status_str"] == "success":
-        assert len(entry["outputs"][PREVIEW]["images"]) == 6
-    else:
-        # The tiny networks may find nobody.
-        assert "poses has no person in any of its 5 frames" in str(entry["status"]["messages"])
+    entry = run(server, poses_graph("uneven.mp4"))
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    assert len(entry["outputs"][PREVIEW]["images"]) == 5
 
 
-def test_a_file_with_sound_alone_is_refused_before_our_nodes(server, clips):
+def test_a_file_with_sound_alone_ends_in_cores_node_and_the_server_goes_on(server, clips):
     write_sound(clips / "sound.mp4")
-    kind, message = failure(server, poses_graph("sound.mp4"))
+    kind, _ = failure(server, poses_graph("sound.mp4"))  # what it says is ComfyUI's own
     assert kind == "GetVideoComponents"
-    assert "video" in message.lower()
+    write_clip(clips / "single.mp4", [0])
+    assert run(server, poses_graph("single.mp4"))["status"]["status_str"] == "success"
