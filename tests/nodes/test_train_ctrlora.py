@@ -271,3 +271,18 @@ def test_the_file_becomes_the_authors_checkpoint_and_loads_from_it(base_folder, 
     assert all(torch.equal(written[key], tensor) for key, tensor in tensors.items())
     patcher, _ = load_condition(load_small_base(base_folder), name, "")
     assert all(torch.equal(tensor, tensors[f"control_model.{key}"]) for key, tensor in patcher.model.tensors().items())
+
+
+def test_the_hint_of_a_preview_has_the_hints_own_brightness():
+    """It was encoded in [0, 1]; the host's decoder maps [-1, 1] to [0, 1]."""
+    from types import SimpleNamespace
+
+    from nextcontrol.nodes.host.train_preview import PreviewPainter
+
+    vae = SimpleNamespace(decode=lambda latents: ((latents[:, :3] + 1) / 2).movedim(1, -1))
+    hint = torch.rand(4, 8, 8)
+    encoded = SimpleNamespace(scale=0.5, latent=lambda key: {"target": hint * 2 - 1, "hint": hint}[key] * 0.5)
+    painter = PreviewPainter(vae, encoded, [], [])
+    item = SimpleNamespace(sides=(("target", "hint"),))
+    torch.testing.assert_close(painter._decode_hint(item), hint[:3])
+    torch.testing.assert_close(painter._decode(painter._target(item)), hint[:3])

@@ -221,6 +221,17 @@ def test_a_break_within_an_update_leaves_the_state_before(tmp_path, pairs, whole
     assert_same(again, whole)
 
 
+def test_a_file_is_replaced_and_never_written_into(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"x": torch.zeros(1000)}, {})
+    before = path.read_bytes()
+    with path.open("rb") as reader:
+        write_tensors(path, {"x": torch.ones(1000)}, {})
+        assert reader.read() == before
+    assert torch.equal(load_file(path)["x"], torch.ones(1000))
+    assert [found.name for found in tmp_path.iterdir()] == ["x.safetensors"]
+
+
 def test_a_full_disk_leaves_the_state_before(tmp_path):
     resource = pytest.importorskip("resource")
     signal = pytest.importorskip("signal")
