@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -44,6 +45,11 @@ def cap_factor(total: Tensor, largest: Tensor) -> Tensor:
     return (largest / norm(total).clamp_min(torch.finfo(torch.float32).tiny)).clamp(max=1)
 
 
+def level_of(latent_height: int, height: int) -> int:
+    """How many times smaller than the latent a block's feature is: 1, 2, 4, 8, also where an odd side was rounded up."""
+    return 2 ** round(math.log2(latent_height / height))
+
+
 def resolution_weight(latent_height: int, height: int) -> float:
     """CFG resolution weighting: the factor of a connection to a block of this height.
 
@@ -56,7 +62,7 @@ def resolution_weight(latent_height: int, height: int) -> float:
 
     Source: arXiv:2302.05543, section 3.4.
     """
-    return latent_height / height
+    return float(level_of(latent_height, height))
 
 
 def guess_weight(index: int, count: int) -> float:

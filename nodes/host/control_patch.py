@@ -123,7 +123,8 @@ class ControlNeXtPatch:
         if self.seat is None:
             return self.add(h, plan)
         feature = self.seat.feature(h, options)
-        return self.seat.settle(feature, self.add(feature, plan), plan.size, options)
+        areas = [chunk.area for chunk in plan.chunks]
+        return self.seat.settle(feature, self.add(feature, plan), plan.size, areas, options)
 
     def output_patch(self, h: Tensor, skip: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Block patch of the decoder; the skip connection is left alone."""

@@ -18,7 +18,7 @@ from ...models.combine import cap_factor, guess_weight, norm, resolution_weight
 from .ctrlora_control import Control, CtrLoRAControl, join_controls
 from .hints import fit_mask, note_unused_frames, rows_of
 from .layout import Area, Size, areas_of
-from .readout import Readout, group_of
+from .readout import Readout, Spot, group_of
 from .schedule import Schedule
 
 DEPTHS = ("input", "output", "middle")
@@ -53,7 +53,7 @@ class Member:
 class Call:
     """What one call of the UNet adds, for the readout."""
 
-    size: Size
+    view: View
     parts: list[tuple[int, Control]]
     """By position; the lists stay whole, those that the host gets are emptied by it."""
     total: Control
@@ -97,8 +97,8 @@ class ControlStack(ControlBase):
         return [*super().get_extra_hooks(), *(hook for m in self.members for hook in m.control.get_extra_hooks())]
 
     def inference_memory_requirements(self, dtype: torch.dtype) -> float:
-        """Of the hungriest: members run one after the other."""
-        own = max((member.control.inference_memory_requirements(dtype) for member in self.members), default=0)
+        """Of all: what a control asks for is held from the start of a run to its end."""
+        own = sum(member.control.inference_memory_requirements(dtype) for member in self.members)
         return super().inference_memory_requirements(dtype) + own
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
@@ -149,7 +149,7 @@ class ControlStack(ControlBase):
             kept = {depth: list(residuals) for depth, residuals in total.items()}
             for member, _ in parts:
                 self.readout.count(member.position)
-            transformer_options[self.key] = Call(view.size, [(m.position, part) for m, part in parts], kept)
+            transformer_options[self.key] = Call(view, [(m.position, part) for m, part in parts], kept)
         # The host empties the lists that it is given; a member may still hold its own.
         return {depth: list(residuals) for depth, residuals in total.items()}
 
@@ -189,8 +189,9 @@ class ControlStack(ControlBase):
             if self.rules.has_resolution_weights:
                 weight *= resolution_weight(view.size.height, residual.shape[-2])
             if self.rules.has_guess_weights:
-                # The middle is the deepest and comes after the skips.
-                weight *= 1.0 if depth == "middle" else guess_weight(index, count + 1)
+                # The middle is the deepest and comes after the skips; the host takes residuals of the encoder from the end.
+                place = count - 1 - index if depth == "input" else index
+                weight *= 1.0 if depth == "middle" else guess_weight(place, count + 1)
             if weight != 1:
                 residual = residual * weight
             return residual if member.masks is None else residual * self._mask(member, residual, view).to(residual.dtype)
@@ -264,8 +265,9 @@ class ControlStack(ControlBase):
         for position, part in call.parts:
             residuals = part.get(depth, [])
             if index < len(residuals) and (residual := residuals[index]) is not None:
-                group = "middle" if depth == "middle" else group_of(call.size, residual)
-                self.readout.note(position, group, call.size, residual.to(feature.dtype), before)
+                group = "middle" if depth == "middle" else group_of(call.view.areas[0], residual)
+                spot = Spot(group, call.view.full, call.view.areas)
+                self.readout.note(position, spot, residual.to(feature.dtype), before)
 
 
 @dataclass(frozen=True)

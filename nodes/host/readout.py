@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import folder_paths
 import numpy as np
@@ -17,9 +18,9 @@ from server import PromptServer
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...models.combine import level_of
 from .inspect_file import show_text
-from .layout import Size
-from .unet_structure import Place
+from .layout import Area, Size
 
 FOLDER = "nextcontrol"
 """Below ComfyUI's temporary folder."""
@@ -27,6 +28,17 @@ HEAT_SIDE = 256
 """Longer side of a heat map in pixels, at least."""
 
 Factor = Callable[[dict[str, Any]], Tensor | None]
+
+
+class Spot(NamedTuple):
+    """Where something was added."""
+
+    group: str
+    """Of places in the UNet."""
+    size: Size
+    """Of the whole latent."""
+    areas: Sequence[Area]
+    """Of each prompt in the batch."""
 
 
 class Readout:
@@ -67,13 +79,12 @@ class Readout:
         self._heat: dict[int, Tensor] = {}
         self._calls: Counter[int] = Counter()
 
-    def note(self, position: int, group: str, size: Size, added: Tensor, feature: Tensor) -> None:
+    def note(self, position: int, spot: Spot, added: Tensor, feature: Tensor) -> None:
         """Take note of one addition.
 
         Args:
             position: Of the control, from 1.
-            group: Of places in the UNet.
-            size: Of the whole latent.
+            spot: Where it was made.
             added: (N, C, h, w), or one row for all.
             feature: (N, C, h, w), without it.
         """
@@ -82,30 +93,38 @@ class Readout:
         whole = torch.linalg.vector_norm(feature.float().flatten(1), dim=1)
         shares = rows / whole.clamp_min(torch.finfo(torch.float32).tiny)
         # Rows that the control leaves alone, those of the negative prompt perhaps, do not lower its share.
-        self._shares[position, group].append(shares.sum() / (rows > 0).sum().clamp_min(1))
+        self._shares[position, spot.group].append(shares.sum() / (shares > 0).sum().clamp_min(1))
         typical = whole.square().mean().sqrt() / (feature.shape[-1] * feature.shape[-2]) ** 0.5
-        heat = F.adaptive_avg_pool2d(cells.mean(dim=0, keepdim=True) / typical.clamp_min(1e-20), tuple(size))[0, 0]
-        self._heat[position] = self._heat.get(position, 0) + heat
+        self._warm(position, spot, (cells / typical.clamp_min(1e-20)).expand(len(feature), -1, -1, -1))
+
+    def _warm(self, position: int, spot: Spot, cells: Tensor) -> None:
+        """Add (N, 1, h, w) to a control's heat map, each prompt's rows where its area lies."""
+        heat = cells.new_zeros(spot.size)
+        parts = [cells] if len(set(spot.areas)) == 1 else cells.chunk(len(spot.areas))
+        for area, part in zip(spot.areas, parts, strict=False):
+            pooled = F.adaptive_avg_pool2d(part.mean(dim=0), (area.height, area.width))[0] / len(parts)
+            heat[area.top : area.top + area.height, area.left : area.left + area.width] += pooled
+        # A node that cuts the latent in its own way evaluates parts of several sizes in one run.
+        known = self._heat.setdefault(position, torch.zeros_like(heat))
+        known += heat if heat.shape == known.shape else F.adaptive_avg_pool2d(heat[None], tuple(known.shape))[0]
 
     def note_later(
         self,
         options: dict[str, Any],
         position: int,
-        place: Place,
-        size: Size,
+        spot: Spot,
         added: Tensor,
         feature: Tensor,
         factor: Factor,
     ) -> None:
         """Take note of an addition whose limit is known only after the others of its place."""
-        group = "middle" if place.block[0] == "output" else group_of(size, added)
-        options.setdefault(self.key, []).append((position, group, size, added, feature, factor))
+        options.setdefault(self.key, []).append((position, spot, added, feature, factor))
 
     def flush(self, options: dict[str, Any]) -> None:
         """Take note of what has been put off."""
-        for position, group, size, added, feature, factor in options.pop(self.key, ()):
+        for position, spot, added, feature, factor in options.pop(self.key, ()):
             kept = factor(options)
-            self.note(position, group, size, added if kept is None else added * kept, feature)
+            self.note(position, spot, added if kept is None else added * kept, feature)
 
     def count(self, position: int) -> None:
         """A control has acted in a call of the UNet."""
@@ -119,8 +138,9 @@ class Readout:
             return
         for record, image in zip(self.records, self.images, strict=True):
             position = record["position"]
-            own = {group: torch.stack(values) for (at, group), values in self._shares.items() if at == position}
-            record["share"] = {group: round(float(values.mean()), 6) for group, values in own.items()}
+            own = {group: float(torch.stack(values).mean()) for (at, group), values in self._shares.items() if at == position}
+            # JSON knows no other numbers; a model that overflows makes them.
+            record["share"] = {group: round(share, 6) for group, share in own.items() if math.isfinite(share)}
             record["evaluations"] = self._calls[position]
             record["prompt_id"] = _prompt_id()
             _write(image, self._map_of(position))
@@ -142,22 +162,23 @@ class Readout:
 
     def _map_of(self, position: int) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Relative to the strongest cell of all controls, so that the maps can be compared."""
-        highest = max(float(heat.max()) for heat in self._heat.values())
-        heat = self._heat.get(position)
-        if heat is None or highest == 0:
+        heats = {at: heat.nan_to_num(posinf=0.0) for at, heat in self._heat.items()}
+        highest = max(float(heat.max()) for heat in heats.values())
+        if position not in heats or highest == 0:
             return np.zeros((HEAT_SIDE, HEAT_SIDE), dtype=np.float32)
-        return (heat / highest).cpu().numpy()
+        return (heats[position] / highest).cpu().numpy()
 
     def _send(self) -> None:
         server = getattr(PromptServer, "instance", None)
-        if server is not None and self.node_id is not None:
+        # As the host does it: without a page that asked, every open page would show it on its node of this number.
+        if server is not None and server.client_id is not None and self.node_id:
             message = {"node": self.node_id, "display_node": self.node_id, "output": self.ui(), "prompt_id": _prompt_id()}
             server.send_sync("executed", message, server.client_id)
 
 
-def group_of(size: Size, residual: Tensor) -> str:
+def group_of(area: Area, residual: Tensor) -> str:
     """The part of the latent's height that a place of the UNet has: "1/1", "1/2" and so on."""
-    return f"1/{round(size.height / residual.shape[-2])}"
+    return f"1/{level_of(area.height, residual.shape[-2])}"
 
 
 def _prompt_id() -> str | None:

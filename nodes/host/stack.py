@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from comfy.controlnet import ControlBase
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
@@ -47,6 +48,11 @@ class Entry:
     def is_off(self) -> bool:
         """Adds nothing whatever the control is, so that control and hint need not be there."""
         return is_off(self.strength, *self.percents)
+
+    @property
+    def is_blank(self) -> bool:
+        """Its mask leaves nothing; only the fine-tuned weights of a ControlNeXt are left of it."""
+        return self.mask is not None and not bool((self.mask > 0).any())
 
     @property
     def name(self) -> str:
@@ -130,25 +136,22 @@ def apply_stack(
     Raises:
         ValueError: A control does not fit the model, or needs a VAE; its position is named.
     """
-    acting = [(position, entry) for position, entry in enumerate(entries, 1) if not entry.is_off]
-    if not acting or options.strength == 0:
+    weighted = _weighted(entries, options)
+    if not weighted or options.strength == 0:
         return model, positive, negative, None
-    weights = weights_of([entry.strength for _, entry in acting], options.balance)
-    weighted = [
-        (position, replace(entry, strength=weight * options.strength))
-        for (position, entry), weight in zip(acting, weights, strict=True)
-    ]
-    _note_other_stacks(model, positive)
-    names = [None if entry.is_off else entry.name for entry in entries]
-    readout = None if readout_node is None else Readout(names, readout_node)
     plain = [(position, entry) for position, entry in weighted if not isinstance(entry.control, ControlNeXtFile)]
     next_ones = [(position, entry) for position, entry in weighted if isinstance(entry.control, ControlNeXtFile)]
     for position, entry in plain:
         with _at(position, entry):
-            _check_control(entry, model, vae)
+            _check_control(entry, options, model, vae)
+    _note_other_stacks(model, positive)
+    acting = dict(weighted)
+    names = [entry.name if position in acting else None for position, entry in enumerate(entries, 1)]
+    readout = None if readout_node is None else Readout(names, readout_node)
     stacks: dict[Any, ControlStack] = {}
     rules = Rules(options.balance == "cap", options.is_resolution_weighted, options.is_guessed)
     if plain:
+        negative = _with_lent_controls(positive, negative)
         prompts = [positive] if options.is_conditional_only else [positive, negative]
         controlled = [_with_stack(prompt, plain, rules, vae, readout, stacks) for prompt in prompts]
         positive, negative = controlled[0], controlled[-1] if len(controlled) > 1 else negative
@@ -161,6 +164,29 @@ def apply_stack(
         model = _attach_all(model, next_ones, options, readout)
         _add_flush(model, readout)
     return model, positive, negative, readout
+
+
+def _weighted(entries: Sequence[Entry], options: Options) -> list[tuple[int, Entry]]:
+    """The controls that do something, by position, with their strengths after the balance."""
+    acting = [
+        (position, entry)
+        for position, entry in enumerate(entries, 1)
+        if not entry.is_off and (isinstance(entry.control, ControlNeXtFile) or not entry.is_blank)
+    ]
+    # A blank control takes no part in the mean.
+    weights = iter(weights_of([entry.strength for _, entry in acting if not entry.is_blank], options.balance))
+    return [
+        (position, replace(entry, strength=(entry.strength if entry.is_blank else next(weights)) * options.strength))
+        for position, entry in acting
+    ]
+
+
+def _with_lent_controls(positive: Conditioning, negative: Conditioning) -> Conditioning:
+    """The negative prompt with the controls that the host would lend it, were there no stack on the positive one."""
+    lent = [given["control"] for _, given in positive if given.get("control") and given.get("control_apply_to_uncond")]
+    if not lent or any(given.get("control") for _, given in negative):
+        return negative
+    return [[text, {**given, "control": lent[index % len(lent)]}] for index, (text, given) in enumerate(negative)]
 
 
 def _with_stack(
@@ -191,9 +217,15 @@ def _member(position: int, entry: Entry, vae: Any) -> Member:
     return Member(position, control, masks, Schedule(*entry.percents, entry.curve))
 
 
-def _check_control(entry: Entry, model: ModelPatcher, vae: Any) -> None:
+def _check_control(entry: Entry, options: Options, model: ModelPatcher, vae: Any) -> None:
     """What can be seen before sampling."""
     assert isinstance(entry.control, ControlBase)
+    is_plain = entry.mask is None and options.balance != "cap" and not options.is_conditional_only
+    if not (is_plain or isinstance(model.model.diffusion_model, UNetModel)):
+        raise ValueError(
+            f"The model is of the family {type(model.model.model_config).__name__} and masks, cap, resolution_weighting and "
+            "guess_mode need a UNet: switch them off, or load a checkpoint of SD1.5, SDXL or SVD."
+        )
     if isinstance(entry.control, CtrLoRAControl):
         _member(0, entry, vae).control.check(model.model)
     elif entry.control.latent_format is not None and vae is None:

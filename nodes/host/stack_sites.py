@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ...models.combine import cap_factor, norm
-from .layout import Size
-from .readout import Readout
+from .layout import Area, Size
+from .readout import Readout, Spot, group_of
 from .unet_structure import Place
 
 _counter = itertools.count()
@@ -47,13 +47,14 @@ class Seat:
         gathered: Gathered | None = options.get(self.key)
         return h if gathered is None else gathered.after
 
-    def settle(self, feature: Tensor, after: Tensor, size: Size, options: dict[str, Any]) -> Tensor:
+    def settle(self, feature: Tensor, after: Tensor, size: Size, areas: Sequence[Area], options: dict[str, Any]) -> Tensor:
         """Take note of an addition, and limit the sum.
 
         Args:
             feature: As `feature` gave it.
             after: With this control's addition.
             size: Of the whole latent.
+            areas: Of each prompt in the batch.
             options: The call's `transformer_options`; holds what is gathered.
 
         Returns:
@@ -70,7 +71,8 @@ class Seat:
         options[self.key] = gathered
         if self.readout is not None:
             self.readout.count(self.position)
-            self.readout.note_later(options, self.position, self.place, size, added, feature, self._factor_of)
+            group = "middle" if self.place.block[0] == "output" else group_of(areas[0], added)
+            self.readout.note_later(options, self.position, Spot(group, size, areas), added, feature, self._factor_of)
         factor = self._factor_of(options)
         return after if factor is None else gathered.before + (after - gathered.before) * factor.to(after.dtype)
 

@@ -4,91 +4,23 @@ from __future__ import annotations
 
 import copy
 import logging
-from functools import cache
+from types import SimpleNamespace
 
-import comfy.cldm.cldm
-import comfy.controlnet
-import comfy.model_management
-import comfy.ops
 import pytest
 import torch
-from ctrlora_files import GivenLatents, control_of, load_small_base, numbered
-from host_models import UNET_CONFIGS, build_model, evaluate
+from ctrlora_files import control_of, load_small_base, numbered
+from host_models import build_model, evaluate
 from narrow import control_for, hints, latents, narrow_model, text
-from nextcontrol.models.combine import cap_factor, guess_weight, norm, weights_of
+from nextcontrol.models.combine import cap_factor, guess_weight, norm, resolution_weight, weights_of
 from nextcontrol.nodes.host.attach import attach_controlnext
-from nextcontrol.nodes.host.control_stack import ControlStack
 from nextcontrol.nodes.host.schedule import Schedule
 from nextcontrol.nodes.host.stack import Entry, Options, apply_stack, check_entry
-from seeded import seeded_state_dict, seeded_tensor
+from stacking import LEFT, SIZE, Adapter, control, entry, found, native, of, prompts, residuals, sample, stacked, vae
 from torch.testing import assert_close
 
 import nodes as host_nodes
 
-SIZE = (8, 12)
-LEFT = torch.cat([torch.ones(1, 64, 48), torch.zeros(1, 64, 48)], dim=2)
 KINDS = ("native", "ctrlora")
-
-
-@cache
-def native(variant: str = "ctrlora", seed: int = 0) -> comfy.controlnet.ControlNet:
-    """The host's own ControlNet for one of the small models; users take copies of it."""
-    arguments = {k: v for k, v in UNET_CONFIGS[variant].items() if k not in {"out_channels", "transformer_depth_output"}}
-    arguments = {key: value[:] if isinstance(value, list) else value for key, value in arguments.items()}
-    network = comfy.cldm.cldm.ControlNet(**arguments, hint_channels=3, operations=comfy.ops.disable_weight_init)
-    network.load_state_dict(seeded_state_dict({key: tensor.shape for key, tensor in network.state_dict().items()}, seed))
-    return comfy.controlnet.ControlNet(network.eval(), load_device=comfy.model_management.get_torch_device())
-
-
-def control(kind: str, base_folder, seed: int = 0):
-    if kind == "native":
-        return native(seed=seed)
-    return control_of(base_folder, load_small_base(base_folder), f"condition{seed}.")
-
-
-def entry(thing, strength: float = 1.0, percents=(0.0, 1.0), mask=None, curve: str = "constant", image=None) -> Entry:
-    return Entry(thing, numbered(0).movedim(1, -1) if image is None else image, strength, percents, mask, curve)
-
-
-def prompts(width: int = 96):
-    return [[[seeded_tensor(name, [1, 7, width]), {}]] for name in ("positive", "negative")]
-
-
-def vae():
-    return GivenLatents("hint_latent")
-
-
-def stacked(entries, *, model=None, conditioning=None, node=None, **options):
-    model = build_model("ctrlora") if model is None else model
-    width = model.model.model_config.unet_config["context_dim"]
-    return apply_stack(model, *(conditioning or prompts(width)), entries, Options(**options), vae(), node)
-
-
-def sample(model, positive, negative, batch: int = 1, seed: int = 0, sampler: str = "euler"):
-    latent = {"samples": torch.zeros(batch, 4, *SIZE)}
-    return host_nodes.common_ksampler(model, seed, 3, 4.0, sampler, "normal", positive, negative, latent)[0]["samples"]
-
-
-def residuals(stack: ControlStack, model, rows: int = 2, sigma: float = 3.0, options=None):
-    """What a stack gives the UNet in one call for two prompts."""
-    stack.pre_run(model.model, model.get_model_object("model_sampling").percent_to_sigma)
-    width = model.model.model_config.unet_config["context_dim"]
-    call = (torch.zeros(rows, 4, *SIZE), torch.full((rows,), sigma), {"c_crossattn": seeded_tensor("text", [rows, 7, width])})
-    try:
-        return stack.get_control(*call, 2, {} if options is None else options)
-    finally:
-        stack.cleanup()
-
-
-def of(positive) -> ControlStack:
-    (stack,) = [given["control"] for _, given in positive]
-    return stack
-
-
-def found(entries, sigma: float = 3.0, rows: int = 2, **options) -> list[torch.Tensor]:
-    model = build_model("ctrlora")
-    given = residuals(of(stacked(entries, **options)[1]), model, rows, sigma)
-    return [] if given is None else [*given["output"], *given["middle"]]
 
 
 # One control
@@ -196,6 +128,19 @@ def test_controls_that_were_on_the_prompts_stay(base_folder):
     assert_close(sample(model, *conditioning), sample(model, *chained), rtol=1e-5, atol=1e-5)
 
 
+def test_a_control_that_the_host_lends_to_the_negative_prompt_stays_there():
+    before, after = native(seed=3), native()
+    positive, negative = prompts()
+    (lent,) = host_nodes.ControlNetApply().apply_controlnet(positive, before, hints(), 0.6)
+    for options in ({}, {"is_guessed": True}):
+        _, *conditioning, _ = stacked([entry(after)], conditioning=[lent, negative], **options)
+        for given in (conditioning[0][0][1], conditioning[1][0][1]):
+            chain = [given["control"], given["control"].previous_controlnet]
+            assert lent[0][1]["control"] in chain
+        assert not conditioning[0][0][1]["control_apply_to_uncond"]
+    assert "control" not in negative[0][1]
+
+
 def test_a_stack_on_a_stack_adds_to_it_and_says_so(base_folder, caplog):
     one, two = control("native", base_folder), control("ctrlora", base_folder)
     _, *given, _ = stacked([entry(one)])
@@ -283,6 +228,37 @@ def test_guess_mode_is_the_ladder_of_its_authors(base_folder):
     assert guess_weight(0, 13) == pytest.approx(0.0994, abs=1e-4)
 
 
+def test_an_adapter_of_the_encoder_is_summed_weighted_and_limited_as_the_others():
+    one, other = Adapter(), native()
+    model = build_model("ctrlora")
+    chain = host_nodes.ControlNetApplyAdvanced().apply_controlnet(*prompts(), one, hints(), 0.5, 0.0, 1.0)
+    chain = host_nodes.ControlNetApplyAdvanced().apply_controlnet(*chain, other, hints(), 0.7, 0.0, 1.0)
+    _, *conditioning, _ = stacked([entry(one, 0.5, image=hints()), entry(other, 0.7, image=hints())])
+    assert_close(sample(model, *conditioning), sample(model, *chain), rtol=1e-5, atol=1e-5)
+
+    def added(*entries, rows=4, **options):
+        return residuals(of(stacked(list(entries), **options)[1]), model, rows)["input"]
+
+    plain, guessed = added(entry(one)), added(entry(one), is_guessed=True)
+    assert plain[1] is None
+    assert_close(guessed[0], plain[0] * 0.825, rtol=1e-6, atol=0)
+    assert_close(guessed[2], plain[2] * 0.825**3, rtol=1e-6, atol=0)
+    masks = torch.cat([LEFT, 1 - LEFT])
+    for total, own in zip(added(entry(one), entry(one, mask=masks), balance="cap"), plain, strict=True):
+        assert total is own is None or (norm(total) <= norm(own) * (1 + 1e-5)).all()
+    masked = added(entry(one, mask=masks))[2]
+    assert masked.shape[0] == 4
+    assert masked[0, ..., :6].any()
+    assert not masked[0, ..., 6:].any()
+    assert not masked[3, ..., :6].any()
+
+
+def test_levels_of_odd_sides_weigh_as_those_of_even_ones():
+    heights = {64: (64, 32, 16, 8), 90: (90, 45, 23, 12), 44: (44, 22, 11, 6), 76: (76, 38, 19, 10)}
+    for latent, sides in heights.items():
+        assert [resolution_weight(latent, side) for side in sides] == [1, 2, 4, 8]
+
+
 def test_the_negative_prompt_has_no_controlnext_under_resolution_weighting(base_folder):
     model = narrow_model()
     patched, *_ = stacked([entry(control_for(base_folder), image=hints())], model=model, is_resolution_weighted=True)
@@ -297,11 +273,23 @@ def test_the_negative_prompt_has_no_controlnext_under_resolution_weighting(base_
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mask_of_ones_is_no_mask_and_a_mask_of_zeros_no_control(kind, base_folder):
-    one = control(kind, base_folder)
+    one, given = control(kind, base_folder), prompts()
     plain = found([entry(one)])
     for a, b in zip(found([entry(one, mask=torch.ones(1, 64, 96))]), plain, strict=True):
         assert torch.equal(a, b)
-    assert not any(residual.any() for residual in found([entry(one, mask=torch.zeros(1, 64, 96))]))
+    _, *conditioning, _ = stacked([entry(one, mask=torch.zeros(1, 64, 96))], conditioning=given)
+    assert conditioning == given
+
+
+def test_a_mask_of_zeros_takes_no_part_in_the_mean(base_folder):
+    model, blank = narrow_model(), torch.zeros(1, 64, 96)
+    one, other = control_for(base_folder), native("sd15_narrow")
+    alone, *_ = stacked([entry(one, 2.0, image=hints())], model=model, balance="mean")
+    both = [entry(other, 3.0, mask=blank), entry(one, 2.0, image=hints()), entry(one, 1.0, mask=blank, image=hints())]
+    patched, *_ = stacked(both, model=model, balance="mean")
+    rows = [[text()]], latents(), 3.0
+    assert torch.equal(evaluate(patched, *rows)[0], evaluate(alone, *rows)[0])
+    assert not torch.equal(evaluate(alone, *rows)[0], evaluate(model, *rows)[0])
 
 
 def test_complementary_masks_give_each_control_its_region(base_folder):
@@ -415,6 +403,21 @@ def test_copies_share_weights_and_no_state(base_folder):
     assert copy.deepcopy(stack) is stack
 
 
+def test_the_memory_that_controls_ask_for_is_reserved_for_all_of_them():
+    class Hungry(Adapter):
+        def inference_memory_requirements(self, dtype):
+            return 100 + super().inference_memory_requirements(dtype)
+
+        def copy(self):
+            copy = Hungry()
+            self.copy_to(copy)
+            return copy
+
+    given = host_nodes.ControlNetApplyAdvanced().apply_controlnet(*prompts(), Hungry(), hints(), 1.0, 0.0, 1.0)
+    _, positive, *_ = stacked([entry(Hungry()), entry(Hungry())], conditioning=given)
+    assert of(positive).inference_memory_requirements(torch.float16) == 300
+
+
 def test_the_model_is_left_as_it_was(base_folder):
     model = narrow_model()
     before = sample(model, *prompts(768))
@@ -429,82 +432,6 @@ def test_a_longer_clip_than_the_latent_is_said(base_folder, caplog):
     with caplog.at_level(logging.WARNING, "nextcontrol"):
         found([entry(control("native", base_folder), image=hints(3))], rows=4)
     assert "3 frames and the latent batch 2: the last 1" in caplog.text
-
-
-# The readout
-
-
-def test_the_readout_says_how_large_each_part_is(base_folder):
-    model = build_model("ctrlora")
-    entries = [
-        entry(control("native", base_folder), 0.3),
-        Entry(None, None, 0.0, (0.0, 1.0)),
-        entry(control("ctrlora", base_folder)),
-    ]
-    patched, *conditioning, readout = stacked(entries, node="7")
-    plain = sample(model, *stacked(entries)[1:3])
-    assert torch.equal(sample(patched, *conditioning), plain)
-    records = readout.ui()["readout"]
-    assert [record["position"] for record in records] == [1, 3]
-    assert records[1]["control"].startswith("CtrLoRA ")
-    for record in records:
-        assert set(record["share"]) == {"1/1", "1/2", "middle"}
-        assert all(0 < share < 100 for share in record["share"].values())
-        assert record["evaluations"] == 3
-
-
-def test_the_share_is_the_norm_of_what_was_added_over_the_norm_of_the_feature(base_folder):
-    model, one = build_model("ctrlora"), control("native", base_folder)
-    patched, positive, _, readout = stacked([entry(one, 0.5)], node="7", is_resolution_weighted=True)
-    options = {}
-    added = residuals(of(positive), model, options=options)
-    features = [seeded_tensor(f"feature{i}", list(residual.shape)) for i, residual in enumerate(added["output"])]
-    middle = seeded_tensor("feature", list(added["middle"][0].shape))
-    last = len(features) - 1
-    for block in range(len(features)):
-        options["block"] = ("output", block)
-        of(positive).note_decoder(middle + added["middle"][0], features[last - block] + added["output"][last - block], options)
-    readout.publish()
-    (record,) = readout.ui()["readout"]
-    shares = [(norm(a) / norm(f)).mean().item() for a, f in zip(added["output"], features, strict=True)]
-    for group, ratio in (("1/1", 1), ("1/2", 2)):
-        own = [share for share, a in zip(shares, added["output"], strict=True) if SIZE[0] // a.shape[-2] == ratio]
-        assert record["share"][group] == pytest.approx(sum(own) / len(own), rel=1e-4)
-    assert record["share"]["middle"] == pytest.approx((norm(added["middle"][0]) / norm(middle)).mean().item(), rel=1e-4)
-    assert patched is not model
-
-
-def test_the_readout_covers_controlnexts_and_what_the_cap_leaves_of_them(base_folder):
-    model = narrow_model()
-    entries = [entry(control_for(base_folder, seed=seed), image=hints(seed=seed)) for seed in (0, 1)]
-    shares = {}
-    for balance in ("sum", "cap"):
-        patched, *conditioning, readout = stacked(entries, model=model, node="7", balance=balance)
-        sample(patched, *conditioning)
-        shares[balance] = [record["share"]["1/2"] for record in readout.ui()["readout"]]
-    assert all(share > 0.1 for share in shares["sum"])
-    assert all(capped < plain for capped, plain in zip(shares["cap"], shares["sum"], strict=True))
-
-
-def test_the_heat_map_shows_where_a_masked_control_acted(base_folder):
-    import folder_paths
-    import numpy as np
-    from PIL import Image
-
-    patched, *conditioning, readout = stacked([entry(control("native", base_folder), mask=LEFT)], node="7")
-    sample(patched, *conditioning)
-    (image,) = readout.ui()["images"]
-    pixels = np.asarray(Image.open(f"{folder_paths.get_temp_directory()}/{image['subfolder']}/{image['filename']}"))
-    half = pixels.shape[1] // 2
-    assert pixels.shape[0] * 12 == pixels.shape[1] * 8
-    assert np.ptp(pixels[:, half:].reshape(-1, 3), axis=0).max() == 0
-    assert np.ptp(pixels[:, :half].reshape(-1, 3), axis=0).max() > 50
-
-
-def test_without_a_readout_nothing_is_patched_for_it(base_folder):
-    model, *_, readout = stacked([entry(control("native", base_folder), mask=LEFT)])
-    assert readout is None
-    assert not model.model_options["transformer_options"].get("patches")
 
 
 # Bad input
@@ -524,6 +451,14 @@ def test_a_bad_entry_is_named_by_its_position(bad, message):
     given = {"control": native(), "image": hints(), "strength": 1.0, "percents": (0.0, 1.0), "mask": None} | bad
     with pytest.raises(ValueError, match=message):
         check_entry(Entry(**given), 2)
+
+
+@pytest.mark.parametrize("options", [{"balance": "cap"}, {"is_guessed": True}, {"is_resolution_weighted": True}, {}])
+def test_what_only_a_unet_can_do_is_refused_for_other_models(options):
+    other = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Identity(), model_config="a transformer's"))
+    entries = [entry(native()), entry(native(), mask=None if options else LEFT)]
+    with pytest.raises(ValueError, match=r"Control [12] of the stack .*need a UNet: switch them off"):
+        apply_stack(other, *prompts(), entries, Options(**options))
 
 
 def test_a_controlnext_for_another_family_is_named_by_its_position(base_folder):
