@@ -143,13 +143,13 @@ class ColorPrompt(io.ComfyNode):
         check_image(lines, "lines")
         check_company(lines, "lines", image)
         grey: list[int] = []
-        hints = make_hints(
-            image,
-            lambda frames, pages, seeds: color_prompt(frames, resolution, pages, seeds, grey.append),
-            FRAMES_PER_CHUNK,
-            lines.expand(len(image), -1, -1, -1),
-            seeds_for(image, seed, per_frame),
-        )
+
+        def make(frames: Any, seeds: list[int], pages: Any = lines) -> Any:
+            return color_prompt(frames, resolution, pages, seeds, grey.append)
+
+        # One drawing for a clip is not repeated: sixteen large ones would take gigabytes.
+        pages = (lines,) if len(lines) > 1 else ()
+        hints = make_hints(image, make, FRAMES_PER_CHUNK, seeds_for(image, seed, per_frame), *pages)
         if grey:
             logger.warning("%d of %d pictures have no colours, so they give no dots.", len(grey), len(image))
         return show(hints)

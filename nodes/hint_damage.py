@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from comfy_api.latest import io
 
-from ..preprocessors.blur import blur
-from ..preprocessors.illusion import illusion
+from ..preprocessors.blur import Sigma, blur
+from ..preprocessors.illusion import Channel, illusion
 from ..preprocessors.jpeg import jpeg
 from ..preprocessors.shuffle import shuffle
 from .host.controlnext_file import check_choice
@@ -15,8 +15,7 @@ from .host.hint_output import make_hints, seeds_for, show
 from .host.progress import FRAMES_PER_CHUNK
 from .sockets import HINTS, image_input, per_frame_input, resolution_input, schema, seed_input
 
-SIGMAS = ("fixed", "kernel")
-CHANNELS = ("blue", "value")
+SIGMAS, CHANNELS = get_args(Sigma), get_args(Channel)
 
 
 class Blur(io.ComfyNode):

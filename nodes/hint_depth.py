@@ -6,16 +6,16 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..preprocessors.canvas import HINT_FOR
 from ..preprocessors.depth import depth
 from ..preprocessors.normal import BACKGROUND, normal, normal_from_depth
 from .host.annotators import annotator_stamp, check_annotator, list_annotators, make_annotated
 from .host.controlnext_file import check_choice
 from .host.hint_output import make_hints, show
 from .host.hints import check_image
-from .sockets import HINTS, image_input, resolution_input, schema
+from .sockets import HINTS, hint_for_input, image_input, resolution_input, schema
 
 TASK = "depth"
-HINT_FOR = ("ctrlora", "controlnext", "plain")
 
 
 class Depth(io.ComfyNode):
@@ -39,12 +39,9 @@ class Depth(io.ComfyNode):
                     tooltip="The folder of a depth network in models/annotators, as the Hugging Face hub has it. A known one "
                     "that is not there yet is listed too, and the error then has the command that fetches it.",
                 ),
-                io.Combo.Input(
-                    "hint_for",
-                    options=list(HINT_FOR),
-                    default="ctrlora",
-                    tooltip="ctrlora is grey, near is bright, in 256 steps. controlnext colours the distance in viridis, near "
-                    "is dark violet, for vidit_depth. plain is grey without steps.",
+                hint_for_input(
+                    "ctrlora is grey, near is bright, in 256 steps. controlnext colours the distance in viridis, near is dark "
+                    "violet, for vidit_depth. plain is grey without steps."
                 ),
                 io.Boolean.Input("invert", default=False, optional=True, tooltip="Exchange near and far."),
             ],

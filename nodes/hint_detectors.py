@@ -6,28 +6,20 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..preprocessors.aux_detector import NEEDS
+from ..preprocessors.canvas import HINT_FOR
 from ..preprocessors.lineart import lineart, lineart_anime
 from ..preprocessors.normal_bae import normal_bae
 from ..preprocessors.openpose import openpose
 from .host.aux_detectors import detect_hints
 from .host.controlnext_file import check_choice
-from .host.hint_output import show
-from .sockets import HINTS, image_input, resolution_input, schema
+from .host.hint_output import note_black, show
+from .sockets import HINTS, hint_for_input, image_input, resolution_input, schema
 
-NEEDS = "Needs the package controlnet-aux and"
 DETAIL = ("fine", "coarse")
-HINT_FOR = ("ctrlora", "controlnext", "plain")
-
-
-def hint_for_input() -> io.Combo.Input:
-    """Which way round the lines are."""
-    return io.Combo.Input(
-        "hint_for",
-        options=list(HINT_FOR),
-        default="ctrlora",
-        tooltip="ctrlora is black on white. controlnext and plain are white on black, as line-art controls of other families "
-        "want it.",
-    )
+POLARITY = (
+    "ctrlora is black on white. controlnext and plain are white on black, as line-art controls of other families want it."
+)
 
 
 class Lineart(io.ComfyNode):
@@ -51,7 +43,7 @@ class Lineart(io.ComfyNode):
                     default="fine",
                     tooltip="fine draws many thin lines, coarse fewer and thicker ones. CtrLoRA was trained with both.",
                 ),
-                hint_for_input(),
+                hint_for_input(POLARITY),
             ],
             outputs=[io.Image.Output(display_name="hint", tooltip="Lines, one drawing for each picture.")],
         )
@@ -79,7 +71,7 @@ class LineartAnime(io.ComfyNode):
             description="A line drawing in the manner of anime, black on white as CtrLoRA's lineart_anime conditions were "
             f"trained with. {NEEDS} netG.pth in models/annotators.",
             search_aliases=["lineart anime", "anime line art", "drawing", "preprocessor", "annotator"],
-            inputs=[image_input(), resolution_input(), hint_for_input()],
+            inputs=[image_input(), resolution_input(), hint_for_input(POLARITY)],
             outputs=[io.Image.Output(display_name="hint", tooltip="Lines, one drawing for each picture.")],
         )
 
@@ -162,8 +154,6 @@ class OpenPose(io.ComfyNode):
 
         def make(frames: Any, *networks: Any) -> Any:
             found = dict(zip(names, networks, strict=True))
-            return openpose(
-                frames, resolution, found["openpose"], found.get("openpose_hand"), found.get("openpose_face"), has_body=body
-            )
+            return openpose(frames, resolution, found["openpose"], found.get("openpose_hand"), found.get("openpose_face"), body)
 
-        return show(detect_hints(image, resolution, names, make))
+        return show(note_black(detect_hints(image, resolution, names, make), "No person"))

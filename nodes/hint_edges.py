@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from comfy_api.latest import io
 
-from ..preprocessors.hed import hed, sketch_of
+from ..preprocessors.aux_detector import NEEDS
+from ..preprocessors.canvas import HINT_FOR
+from ..preprocessors.hed import ThresholdFrom, hed, sketch
 from ..preprocessors.lines import lines
 from ..preprocessors.soft_edge import anyline, pidinet, teed
 from .host.aux_detectors import detect_hints
 from .host.controlnext_file import check_choice
-from .host.hint_output import make_hints, seeds_for, show
-from .host.progress import FRAMES_PER_CHUNK
-from .sockets import HINTS, image_input, per_frame_input, resolution_input, schema, seed_input
+from .host.hint_output import note_black, seeds_for, show
+from .sockets import HINTS, hint_for_input, image_input, per_frame_input, resolution_input, schema, seed_input
 
-NEEDS = "Needs the package controlnet-aux and"
 DETECTORS = ("pidinet", "teed", "anyline")
-THRESHOLDS = ("fixed", "random")
-HINT_FOR = ("ctrlora", "controlnext", "plain")
+THRESHOLDS = get_args(ThresholdFrom)
 
 
 class HED(io.ComfyNode):
@@ -81,12 +80,9 @@ class Sketch(io.ComfyNode):
                     "again while the sketch is nearly empty.",
                 ),
                 seed_input("Of the random threshold; the same seed draws the same one."),
-                io.Combo.Input(
-                    "hint_for",
-                    options=list(HINT_FOR),
-                    default="ctrlora",
-                    tooltip="ctrlora is black on white. controlnext and plain are white on black, as scribble controls of "
-                    "other families want it.",
+                hint_for_input(
+                    "ctrlora is black on white. controlnext and plain are white on black, as scribble controls of other "
+                    "families want it."
                 ),
                 per_frame_input(),
             ],
@@ -106,12 +102,11 @@ class Sketch(io.ComfyNode):
     ) -> io.NodeOutput:
         check_choice("threshold_from", threshold_from, THRESHOLDS)
         check_choice("hint_for", hint_for, HINT_FOR)
-        edges = detect_hints(image, resolution, ("hed",), lambda frames, detector: hed(frames, resolution, detector))
 
-        def draw(frames: Any, seeds: list[int]) -> Any:
-            return sketch_of(frames, threshold, threshold_from == "random", seeds, hint_for)  # type: ignore[arg-type]
+        def make(frames: Any, detector: Any, seeds: list[int]) -> Any:
+            return sketch(frames, resolution, detector, threshold, threshold_from, seeds, hint_for)  # type: ignore[arg-type]
 
-        return show(make_hints(edges, draw, FRAMES_PER_CHUNK, seeds_for(image, seed, per_frame)))
+        return show(detect_hints(image, resolution, ("hed",), make, seeds_for(image, seed, per_frame)))
 
 
 class SoftEdge(io.ComfyNode):
@@ -202,4 +197,4 @@ class Lines(io.ComfyNode):
         def make(frames: Any, detector: Any) -> Any:
             return lines(frames, resolution, detector, score_threshold, distance_threshold)
 
-        return show(detect_hints(image, resolution, ("mlsd",), make))
+        return show(note_black(detect_hints(image, resolution, ("mlsd",), make), "No straight line"))

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from comfy_api.latest import io
 
 from ..preprocessors.canvas import hint_size
-from ..preprocessors.holes import draw_holes
+from ..preprocessors.holes import Shape, draw_holes
 from ..preprocessors.inpaint import inpaint
-from ..preprocessors.outpaint import outpaint, outpaint_window
+from ..preprocessors.outpaint import Mode, outpaint, outpaint_window
 from .host.controlnext_file import check_choice
 from .host.hint_output import fit_holes, make_hints, seeds_for, show
 from .host.hints import check_image
 from .host.progress import FRAMES_PER_CHUNK
 from .sockets import HINTS, image_input, per_frame_input, resolution_input, schema, seed_input
 
-SHAPES = ("brush", "rectangle")
-MODES = ("window", "pad")
+SHAPES, MODES = get_args(Shape), get_args(Mode)
 
 
 class Inpaint(io.ComfyNode):

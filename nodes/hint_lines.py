@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from comfy_api.latest import io
 
-from ..preprocessors.canny import canny
+from ..preprocessors.canny import Thresholds, canny
 from .host.controlnext_file import check_choice
 from .host.hint_output import make_hints, show
 from .sockets import HINTS, image_input, resolution_input, schema
 
-THRESHOLDS = ("fixed", "median")
+THRESHOLDS = get_args(Thresholds)
 
 
 class Canny(io.ComfyNode):

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..preprocessors.boxes import CONFIDENCE, OVERLAP, Box, boxes
 from ..preprocessors.segment import segment
 from .host.annotators import annotator_stamp, check_annotator, list_annotators, make_annotated
-from .host.hint_output import show
+from .host.hint_output import note_black, show
 from .sockets import HINTS, image_input, resolution_input, schema
 
 
@@ -124,7 +124,7 @@ class Boxes(io.ComfyNode):
             "detection",
             lambda frames, side, annotator: boxes(frames, side, annotator, confidence, overlap, found.append),
         )
-        return show(hints, json.dumps([[_as_json(box) for box in picture] for picture in found]))
+        return show(note_black(hints, "Nothing found"), json.dumps([[_as_json(box) for box in picture] for picture in found]))
 
 
 def _as_json(box: Box) -> dict[str, object]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..preprocessors.canvas import HINT_FOR
+
 CONTROLNEXT = io.Custom("CONTROLNEXT")
 CTRLORA_BASE = io.Custom("CTRLORA_BASE")
 PAIR_DATASET = io.Custom("PAIR_DATASET")
@@ -43,6 +45,11 @@ def resolution_input() -> io.Int.Input:
         tooltip="Shorter side of the hint in pixels; both sides become multiples of 64. 0 keeps the picture's size, rounded "
         "down to multiples of 8.",
     )
+
+
+def hint_for_input(tooltip: str) -> io.Combo.Input:
+    """For the hints whose colours or polarity differ between families."""
+    return io.Combo.Input("hint_for", options=list(HINT_FOR), default="ctrlora", tooltip=tooltip)
 
 
 def seed_input(tooltip: str) -> io.Int.Input:

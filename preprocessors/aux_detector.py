@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 PACKAGE = "controlnet_aux"
+NEEDS = "Needs the package controlnet-aux and"
+"""Begins the sentence of a node that says which file it reads."""
 INSTALL = "python -m pip install controlnet-aux"
 TRACKED = "num_batches_tracked"
 """Counters of training that older files lack and nothing reads."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .annotator import Annotator
-from .canvas import hint_size, resize, to_bytes
+from .canvas import HintFor, hint_size, to_pictures
 
-HintFor = Literal["ctrlora", "controlnext", "plain"]
 CELL = 8
 """Sides that the networks divide; a side below is filled up with the picture's edge."""
 
@@ -37,7 +34,7 @@ def detect_maps(
         (B, H', W', 3) on the CPU: whole 255ths, cut and not rounded, as the detectors cut theirs.
     """
     height, width = hint_size(frames.shape[1], frames.shape[2], resolution)
-    pictures = np.stack([resize(picture, (height, width)) for picture in to_bytes(frames)])
+    pictures = to_pictures(frames, (height, width))
     pixels = torch.from_numpy(pictures).to(detector.device).movedim(-1, 1).float()  # BHWC -> BCHW
     pixels = F.pad(pixels, (0, -width % multiple, 0, -height % multiple), mode="replicate")
     maps = compute(pixels)[..., :height, :width]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .annotator import Annotator, evaluate
-from .canvas import hint_size, resize, to_bytes
+from .canvas import hint_size, to_pictures
 from .class_colours import ALIASES, COCO, Colour
 
 CONFIDENCE = 0.4
@@ -57,7 +56,7 @@ def boxes(
         (B, H', W', 3) in [0, 1].
     """
     height, width = hint_size(frames.shape[1], frames.shape[2], resolution)
-    pictures = np.stack([resize(picture, (height, width)) for picture in to_bytes(frames)])
+    pictures = to_pictures(frames, (height, width))
     sizes = [(height, width)] * len(pictures)
     output = evaluate(annotator, pictures)
     results = annotator.processor.post_process_object_detection(output, threshold=confidence, target_sizes=sizes)

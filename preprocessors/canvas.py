@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 
 Picture = NDArray[np.uint8]
 """(H, W, 3), RGB bytes; a grey one is (H, W)."""
+HintFor = Literal["ctrlora", "controlnext", "plain"]
+"""Whose range, colours or polarity a hint has, where families differ."""
+HINT_FOR: tuple[HintFor, ...] = get_args(HintFor)
 
 SIDE_MULTIPLE = 64
 """Sides of a resized hint, so that every UNet level divides evenly."""
@@ -105,14 +108,18 @@ def to_bytes(frames: Tensor) -> NDArray[np.uint8]:
 
 
 def resize(picture: Picture, size: tuple[int, int]) -> Picture:
-    """Resize bytes to (height, width): Lanczos when enlarging, area when reducing, as CtrLoRA's annotators do."""
+    """Resize bytes to (height, width): Lanczos where the shorter side grows, else area, as CtrLoRA's annotators do."""
     import cv2
 
-    height, width = picture.shape[:2]
-    if (height, width) == size:
+    if picture.shape[:2] == size:
         return picture
-    method = cv2.INTER_LANCZOS4 if size[0] > height else cv2.INTER_AREA
+    method = cv2.INTER_LANCZOS4 if min(size) > min(picture.shape[:2]) else cv2.INTER_AREA
     return np.asarray(cv2.resize(picture, (size[1], size[0]), interpolation=method), dtype=np.uint8)
+
+
+def to_pictures(frames: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Frames (B, H, W, 3) as the bytes that a network is shown: (B, *size, 3)."""
+    return np.stack([resize(picture, size) for picture in to_bytes(frames)])
 
 
 def draw_each(

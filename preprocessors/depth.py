@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .annotator import Annotator, evaluate
-from .canvas import hint_size, resize, to_bytes
+from .canvas import HintFor, hint_size, to_pictures
 
-HintFor = Literal["ctrlora", "controlnext", "plain"]
 DISTANCE_NETWORKS = frozenset({"depth_pro", "glpn", "tipsv2_dpt", "zoedepth"})
 """Values of `model_type` in config.json whose networks give metres; most others give something like 1 / metres."""
 NEAREST = 1e-3
@@ -65,7 +64,7 @@ def estimate_nearness(frames: Tensor, resolution: int, annotator: Annotator) -> 
         (B, H', W'), on the annotator's device.
     """
     height, width = hint_size(frames.shape[1], frames.shape[2], resolution)
-    pictures = np.stack([resize(picture, (height, width)) for picture in to_bytes(frames)])
+    pictures = to_pictures(frames, (height, width))
     sizes = [(height, width)] * len(pictures)
     with contextlib.ExitStack() as stack:
         options = stack.enter_context(_at_full_size(annotator, height, width)) if is_midas(annotator) else {}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 from .annotator import Annotator
-from .aux_maps import HintFor, black_on_white, detect_maps, fuse, quantize
-from .canvas import Picture, check_range, draw_each, seeds_of
+from .aux_maps import black_on_white, detect_maps, fuse, quantize
+from .canvas import HintFor, Picture, check_range, draw_each, seeds_of
 
+ThresholdFrom = Literal["fixed", "random"]
 LOWEST, HIGHEST = 110, 159
 """Thresholds that CtrLoRA's sketches were drawn with."""
 ATTEMPTS = 5
@@ -46,7 +48,7 @@ def sketch(
     resolution: int,
     detector: Annotator,
     threshold: int = (LOWEST + HIGHEST + 1) // 2,
-    is_random: bool = False,
+    threshold_from: ThresholdFrom = "fixed",
     seed: int | Sequence[int] = 0,
     hint_for: HintFor = "ctrlora",
 ) -> Tensor:
@@ -57,9 +59,9 @@ def sketch(
         resolution: Shorter side of the result in pixels, 0 for the pictures' own size; see `hint_size`.
         detector: The network "hed".
         threshold: 0 to 254, edges above become lines.
-        is_random: Draw the threshold from `LOWEST` to `HIGHEST` instead, again while the sketch is nearly empty, `ATTEMPTS`
-            times in all.
-        seed: For `is_random`: one for all pictures, which share a threshold then where they can, or one for each.
+        threshold_from: "fixed" takes `threshold`; "random" draws one from `LOWEST` to `HIGHEST`, again while the sketch is
+            nearly empty, `ATTEMPTS` times in all.
+        seed: For "random": one for all pictures, which share a threshold then where they can, or one for each.
         hint_for: "ctrlora" gives black on white, the others white on black.
 
     Returns:
@@ -71,11 +73,15 @@ def sketch(
     Source: xyfJASON/ctrlora@b4422b4, hedsketch. There a second attempt starts from the first one's inverted sketch, which
         turns the polarity around; here each starts from the edges.
     """
-    return sketch_of(hed(frames, resolution, detector), threshold, is_random, seed, hint_for)
+    return sketch_of(hed(frames, resolution, detector), threshold, threshold_from, seed, hint_for)
 
 
 def sketch_of(
-    edges: Tensor, threshold: int, is_random: bool = False, seed: int | Sequence[int] = 0, hint_for: HintFor = "ctrlora"
+    edges: Tensor,
+    threshold: int,
+    threshold_from: ThresholdFrom = "fixed",
+    seed: int | Sequence[int] = 0,
+    hint_for: HintFor = "ctrlora",
 ) -> Tensor:
     """The second half of `sketch`, from hints of `hed` on; arguments and errors are the same.
 
@@ -84,7 +90,7 @@ def sketch_of(
     """
     check_range("threshold", threshold, 0, 254)
     size = (edges.shape[1], edges.shape[2])
-    if is_random:
+    if threshold_from == "random":
         hints = draw_each(edges, size, _random_sketch, seeds_of(seed, len(edges)))
     else:
         hints = draw_each(edges, size, lambda picture: _cut(picture, threshold))

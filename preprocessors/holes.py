@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .canvas import seeds_of
 
-Shape = Literal["rectangle", "brush"]
+Shape = Literal["brush", "rectangle"]
 Hole = NDArray[np.uint8]
 """(H, W): 255 in the hole, else 0."""
 

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .annotator import Annotator
-from .aux_maps import HintFor, black_on_white, detect_maps
+from .aux_maps import black_on_white, detect_maps
+from .canvas import HintFor
 
 ANIME_MULTIPLE = 256
 

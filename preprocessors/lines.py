@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,11 +9,10 @@ from torch import Tensor
 
 from .annotator import Annotator
 from .aux_detector import import_aux
-from .canvas import Picture, check_range, hint_size, resize, to_bytes
+from .canvas import Picture, check_range, hint_size, to_pictures
 
 MULTIPLE = 32
 """Sides that the network needs; smaller ones would also have too few cells for the package's 200 candidates."""
-logger = logging.getLogger("nextcontrol")
 
 
 def lines(
@@ -32,7 +29,7 @@ def lines(
         distance_threshold: Pixels of half the picture's size; shorter lines are left out.
 
     Returns:
-        (B, H', W', 3) of 0 and 1; a picture without lines is black, and the log says so.
+        (B, H', W', 3) of 0 and 1; a picture without lines is black.
 
     Raises:
         ValueError: A threshold is out of range.
@@ -45,17 +42,12 @@ def lines(
     check_range("distance_threshold", distance_threshold, 0, 20)
     height, width = hint_size(frames.shape[1], frames.shape[2], resolution)
     hints = torch.zeros((len(frames), height, width, 3))
-    empty = 0
-    for hint, frame in zip(hints, frames, strict=True):
-        picture = resize(to_bytes(frame), (height, width))
+    for hint, picture in zip(hints, to_pictures(frames, (height, width)), strict=True):
         canvas = np.zeros((height, width), np.uint8)
-        segments = find_lines(picture, detector, score_threshold, distance_threshold)
-        for x1, y1, x2, y2 in segments.astype(int).tolist():
+        found = find_lines(picture, detector, score_threshold, distance_threshold)
+        for x1, y1, x2, y2 in found.astype(int).tolist():
             cv2.line(canvas, (x1, y1), (x2, y2), 255, 1)
         hint[:] = torch.from_numpy(canvas)[..., None] / 255
-        empty += not len(segments)
-    if empty:
-        logger.warning("No straight lines in %d of %d pictures: their hints are black.", empty, len(frames))
     return hints
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from .annotator import Annotator, evaluate
 from .boxes import keep_distinct
 from .canvas import hint_size, to_bytes
-from .pose_draw import Drawing, draw_pose
+from .pose_draw import Drawing, LineWidth, StyleName, draw_pose
 from .pose_points import VISIBLE, WHOLE_BODY, People, from_coco, nobody
 
 PERSON = "person"
@@ -31,8 +31,14 @@ def pose(
     resolution: int,
     annotator: Annotator,
     detector: Annotator | None = None,
-    drawing: Drawing | None = None,
-    threshold: float = VISIBLE,
+    style: StyleName = "openpose",
+    body: bool = True,
+    hands: bool = True,
+    face: bool = True,
+    line_width: LineWidth = "reference",
+    point_threshold: float = VISIBLE,
+    person_threshold: float = VISIBLE,
+    max_people: int = 0,
 ) -> Tensor:
     """Drawings of the people in each picture.
 
@@ -41,16 +47,22 @@ def pose(
         resolution: Shorter side of the result in pixels, 0 for the pictures' own size; see `hint_size`.
         annotator: A ViTPose.
         detector: Finds the people; without one the whole picture is one person.
-        drawing: Style and options; CtrLoRA's body if None.
-        threshold: Persons that the detector is less sure of are left out.
+        style: See `Drawing`, as for those that follow.
+        body: Draw bodies.
+        hands: Draw hands.
+        face: Draw faces.
+        line_width: See `Drawing`.
+        point_threshold: Points with a score up to this are left out.
+        person_threshold: Persons that the detector is less sure of are left out.
+        max_people: Keep that many of a picture, the surest ones; 0 keeps all.
 
     Returns:
         (B, H', W', 3), black where nobody is.
     """
-    height, width = frames.shape[1:3]
-    pictures = to_bytes(frames)
-    boxes = whole_pictures(frames) if detector is None else detect_people(pictures, detector, threshold)
-    return draw_pose(detect_points(pictures, boxes, annotator), hint_size(height, width, resolution), drawing or Drawing())
+    size, pictures = hint_size(frames.shape[1], frames.shape[2], resolution), to_bytes(frames)
+    boxes = whole_pictures(frames) if detector is None else detect_people(pictures, detector, person_threshold, max_people)
+    drawing = Drawing(style, body, hands, face, line_width, point_threshold)
+    return draw_pose(detect_points(pictures, boxes, annotator), size, drawing)
 
 
 def whole_pictures(frames: Tensor) -> list[NDArray[np.float32]]:

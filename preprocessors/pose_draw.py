@@ -16,6 +16,7 @@ from .pose_draw_parts import draw_body, draw_faces, draw_hands
 from .pose_points import VISIBLE, People
 
 Canvas = NDArray[np.uint8]
+StyleName = Literal["openpose", "dwpose", "body25", "svd_v2"]
 LineWidth = Literal["reference", "resolution"]
 LINE_WIDTHS: tuple[LineWidth, ...] = get_args(LineWidth)
 SVD_SIDE = 2160

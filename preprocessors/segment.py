@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .annotator import Annotator, evaluate
-from .canvas import hint_size, resize, to_bytes
+from .canvas import hint_size, to_pictures
 from .class_colours import ADE20K
 
 CLASSES_AT_ONCE = 16
@@ -36,8 +35,7 @@ def segment(frames: Tensor, resolution: int, annotator: Annotator) -> Tensor:
             "trained with ADE20K."
         )
     size = hint_size(frames.shape[1], frames.shape[2], resolution)
-    pictures = np.stack([resize(picture, size) for picture in to_bytes(frames)])
-    classes = best_classes(evaluate(annotator, pictures).logits, size).cpu()
+    classes = best_classes(evaluate(annotator, to_pictures(frames, size)).logits, size).cpu()
     return (torch.tensor(ADE20K, dtype=torch.uint8)[classes]).float() / 255
 
 

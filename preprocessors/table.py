@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_type_hints
 
 from torch import Tensor
 
@@ -45,6 +46,10 @@ class Preprocessor:
     """Usual ground of a line or mask hint, by which an inverted one is found; empty for full pictures."""
     is_random: bool = False
     """Takes a `seed`."""
+    annotators: Mapping[str, str] = field(default_factory=dict)
+    """Tasks of further networks, by the argument that takes each."""
+    hints: Mapping[str, str] = field(default_factory=dict)
+    """Types of the hints that it draws on, by the argument that takes each."""
 
 
 PREPROCESSORS: Mapping[str, Preprocessor] = {
@@ -52,17 +57,17 @@ PREPROCESSORS: Mapping[str, Preprocessor] = {
     "palette": Preprocessor(palette),
     "pixel": Preprocessor(pixel, is_random=True),
     "grayscale": Preprocessor(grayscale),
-    "color_prompt": Preprocessor(color_prompt, background="white", is_random=True),
+    "color_prompt": Preprocessor(color_prompt, background="white", is_random=True, hints={"lines": "lineart_anime"}),
     "blur": Preprocessor(blur),
     "jpeg": Preprocessor(jpeg),
     "illusion": Preprocessor(illusion),
     "shuffle": Preprocessor(shuffle, is_random=True),
     "inpaint": Preprocessor(inpaint, is_random=True),
     "outpaint": Preprocessor(outpaint),
-    "depth": Preprocessor(depth, task="depth"),
-    "normal": Preprocessor(normal, task="depth"),
-    "segment": Preprocessor(segment, task="segmentation"),
-    "boxes": Preprocessor(boxes, task="detection"),
+    "depth": Preprocessor(depth, "depth"),
+    "normal": Preprocessor(normal, "depth"),
+    "segment": Preprocessor(segment, "segmentation"),
+    "boxes": Preprocessor(boxes, "detection"),
     "hed": Preprocessor(hed, "hed", background="black"),
     "sketch": Preprocessor(sketch, "hed", background="white", is_random=True),
     "pidinet": Preprocessor(pidinet, "pidinet", background="black"),
@@ -73,6 +78,23 @@ PREPROCESSORS: Mapping[str, Preprocessor] = {
     "lineart_anime": Preprocessor(lineart_anime, "lineart_anime", background="white"),
     "lines": Preprocessor(lines, "mlsd", background="black"),
     "normal_bae": Preprocessor(normal_bae, "normal_bae"),
-    "pose": Preprocessor(pose, task="pose", background="black"),
+    "pose": Preprocessor(pose, "pose", background="black", annotators={"detector": "detection"}),
     "openpose": Preprocessor(openpose, "openpose", background="black"),
 }
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """What a type of hint can be asked for beside `resolution` and `seed`.
+
+    Args:
+        name: A key of `PREPROCESSORS`.
+
+    Returns:
+        The kind of each option by its name, which is that of the node's input: bool, int, float or a Literal.
+    """
+    make = PREPROCESSORS[name].make
+    kinds = get_type_hints(make)
+    plain = [
+        key for key, row in inspect.signature(make).parameters.items() if isinstance(row.default, bool | int | float | str)
+    ]
+    return {key: kinds[key] for key in plain if key not in {"resolution", "seed"}}

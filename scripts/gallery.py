@@ -88,32 +88,18 @@ def draw(photo: Path, output: Path) -> None:
 
 def hints_of(frames: Any) -> Iterator[tuple[str, Any]]:
     """Title and hint of each type whose network is there."""
+    from nextcontrol.nodes.host.make_hints import open_network
     from nextcontrol.preprocessors.table import PREPROCESSORS
 
     for name, row in PREPROCESSORS.items():
         try:
             networks = [open_network(row.task)] if row.task else []
-            options = options_of(name)
+            options = {argument: open_network(task) for argument, task in row.annotators.items()}
         except (FileNotFoundError, ImportError) as error:
             print(f"Left out: {name}. {error}")
             continue
+        options |= {argument: read(DRAWING) for argument in row.hints}
         yield name.replace("_", " "), row.make(frames, RESOLUTION, *networks, **options)
-
-
-def open_network(task: str) -> Any:
-    """The first annotator of a task, or the detector of that name."""
-    from nextcontrol.nodes.host.annotators import list_annotators, open_annotator
-    from nextcontrol.nodes.host.aux_detectors import open_detectors
-    from nextcontrol.preprocessors.annotator import TASKS
-
-    return open_annotator(list_annotators(task)[0], task) if task in TASKS else open_detectors((task,))[0]
-
-
-def options_of(name: str) -> dict[str, Any]:
-    """What a type needs beside the photograph."""
-    if name == "color_prompt":
-        return {"lines": read(DRAWING)}
-    return {"detector": open_network("detection")} if name == "pose" else {}
 
 
 def read(path: Path) -> Any:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -59,18 +60,27 @@ def find_annotator(name: str, task: str) -> Path:
     raise FileNotFoundError(f"models/{ANNOTATORS}/{name} is not there: {command_for(name, ANNOTATORS, task)}")
 
 
-def check_annotator(name: str, task: str) -> bool | str:
-    """For a node's `validate_inputs`: True, or the sentence that says why a chosen annotator cannot be used."""
+def check_annotator(name: str | None, task: str) -> bool | str:
+    """For a node's `validate_inputs`: True, or the sentence that says why a chosen annotator cannot be used.
+
+    Args:
+        name: As listed by `list_annotators`; None where it comes through a link and is not known yet.
+        task: A key of `preprocessors.annotator.TASKS`.
+
+    Returns:
+        See above.
+    """
     try:
-        check_task(find_annotator(name, task), task)
+        if name is not None:
+            check_task(find_annotator(name, task), task)
     except (FileNotFoundError, ValueError) as error:
         return str(error)
     return True
 
 
-def annotator_stamp(name: str) -> object:
+def annotator_stamp(name: str | None) -> object:
     """For a node's `fingerprint_inputs`: changes when a file of the annotator's folder does; None if there is no folder."""
-    folder = next((folder for found, folder in _folders() if found == name.replace("\\", "/")), None)
+    folder = next((folder for found, folder in _folders() if name and found == name.replace("\\", "/")), None)
     return folder and (str(folder), _stamp(folder))
 
 
@@ -100,17 +110,18 @@ def make_annotated(
     return make_hints(image, one_by_one_when_short(lambda frames: make(frames, resolution, annotator)), FRAMES_PER_PIECE)
 
 
-def one_by_one_when_short(make: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """`make` for several frames, that goes on frame by frame where the device has no memory for all of them."""
+def one_by_one_when_short(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`make` for several frames and rows beside them, that goes on one by one where the device has no memory for all."""
 
-    def careful(frames: Tensor) -> Tensor:
+    def careful(frames: Tensor, *beside: Any) -> Tensor:
         try:
-            return make(frames)
+            return make(frames, *beside)
         except comfy.model_management.OOM_EXCEPTION:
             if len(frames) == 1:
                 raise
         comfy.model_management.soft_empty_cache()
-        return torch.cat([make(frame[None]) for frame in frames])
+        places = [slice(place, place + 1) for place in range(len(frames))]
+        return torch.cat([make(frames[place], *(rows[place] for rows in beside)) for place in places])
 
     return careful
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -29,14 +30,15 @@ BYTES_PER_PIXEL = 2048
 """Memory for that: HED's largest two levels of features in fp32, rounded up."""
 
 
-def detect_hints(image: Tensor, resolution: int, names: tuple[str, ...], make: Callable[..., Tensor]) -> Tensor:
+def detect_hints(image: Tensor, resolution: int, names: tuple[str, ...], make: Callable[..., Tensor], *beside: Any) -> Tensor:
     """Hints from detectors, with progress and cancel.
 
     Args:
         image: From an `IMAGE` socket.
         resolution: As in `hint_size`.
         names: Keys of `DETECTORS`.
-        make: (frames, *detectors) to hints, one detector for each name.
+        make: Maps b frames, a detector for each name, and b rows of each `beside` to b hints.
+        beside: Sequences with a row for each picture, such as seeds.
 
     Returns:
         (B, H', W', 3) in [0, 1].
@@ -50,7 +52,7 @@ def detect_hints(image: Tensor, resolution: int, names: tuple[str, ...], make: C
     height, width = hint_size(image.shape[1], image.shape[2], resolution)
     size = max(1, BATCH_PIXELS // (height * width))
     detectors = open_detectors(names, min(size, len(image)) * height * width * BYTES_PER_PIXEL)
-    return make_hints(image, one_by_one_when_short(lambda frames: make(frames, *detectors)), size)
+    return make_hints(image, one_by_one_when_short(lambda frames, *rows: make(frames, *detectors, *rows)), size, *beside)
 
 
 def open_detectors(names: tuple[str, ...], memory: int = 0) -> list[Annotator]:

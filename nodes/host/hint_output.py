@@ -18,8 +18,6 @@ logger = logging.getLogger("nextcontrol")
 
 SHOWN = 8
 """Pictures of a clip that the node shows; writing all of 500 would take longer than making them."""
-
-
 SAME_PROPORTIONS = 0.02
 """Relative difference of two aspect ratios that comes from rounding sides."""
 
@@ -89,6 +87,13 @@ def fit_holes(mask: Tensor, image: Tensor, size: tuple[int, int]) -> Tensor:
     if not holes.any():
         logger.warning("The mask is empty, so nothing is blackened.")
     return holes.expand(len(image), -1, -1).contiguous()
+
+
+def note_black(hints: Tensor, what: str) -> Tensor:
+    """Say once for a clip how many of its hints are black, and return them. `what` begins the sentence: "No person"."""
+    if black := sum(not hint.any() for hint in hints):
+        logger.warning("%s in %d of %d pictures: their hints are black.", what, black, len(hints))
+    return hints
 
 
 def show(images: Tensor, *more: object) -> io.NodeOutput:

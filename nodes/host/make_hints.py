@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Mapping
+from typing import Any, get_args
 
 import comfy.model_management
 import comfy.utils
 from torch import Tensor
 
-from ...preprocessors.annotator import TASKS
-from ...preprocessors.table import PREPROCESSORS
+from ...preprocessors.annotator import TASKS, Annotator
+from ...preprocessors.table import PREPROCESSORS, options_of
 from ...training.make_pairs import MakeSettings, make_pairs
 from .annotators import list_annotators, open_annotator
 from .aux_detectors import open_detectors
+from .controlnext_file import check_choice
 from .dataset_folders import dataset_roots, find_folder, new_folder
 
-GIVEN = frozenset({"frames", "resolution", "annotator", "detector", "seed", "drawing"})
-"""Arguments of a preprocessor that are no options."""
+KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def read_options(hint_type: str, text: str) -> dict[str, object]:
@@ -32,7 +32,7 @@ def read_options(hint_type: str, text: str) -> dict[str, object]:
         Name to value.
 
     Raises:
-        ValueError: It is no JSON object, or names an option that this type does not have.
+        ValueError: It is no JSON object, or an option is unknown to this type or of another kind.
     """
     try:
         options = json.loads(text) if text.strip() else {}
@@ -40,11 +40,20 @@ def read_options(hint_type: str, text: str) -> dict[str, object]:
         raise ValueError(f'options cannot be read ({error}): write them as JSON, such as {{"low_threshold": 50}}.') from error
     if not isinstance(options, Mapping):
         raise ValueError('options must be a JSON object, such as {"low_threshold": 50}.')
-    known = [name for name in inspect.signature(PREPROCESSORS[hint_type].make).parameters if name not in GIVEN]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise ValueError(f"options has '{unknown[0]}' and {hint_type} has {', '.join(known) or 'none'}: use one of these.")
+    known = options_of(hint_type)
+    for name, value in options.items():
+        if name not in known:
+            raise ValueError(f"options has '{name}' and {hint_type} has {', '.join(known) or 'none'}: use one of these.")
+        _check_kind(name, value, known[name])
     return dict(options)
+
+
+def _check_kind(name: str, value: object, kind: Any) -> None:
+    """A preprocessor trusts its caller; a node's schema has checked what this checks."""
+    if choices := get_args(kind):
+        check_choice(f"options' {name}", value, choices)
+    elif type(value) is not kind and not (kind is float and type(value) is int):
+        raise ValueError(f"options' {name} is {json.dumps(value)} and must be {KINDS[kind]}: write it as JSON.")
 
 
 def hint_maker(hint_type: str, options: Mapping[str, object], annotator: str) -> Callable[[Tensor, int], Tensor]:
@@ -64,19 +73,36 @@ def hint_maker(hint_type: str, options: Mapping[str, object], annotator: str) ->
         ImportError: It needs controlnet-aux, which is not installed.
     """
     row = PREPROCESSORS[hint_type]
-    networks = []
-    if row.task in TASKS:
-        name = annotator or next(iter(list_annotators(row.task)), row.task)
-        networks = [open_annotator(name, row.task)]
-    elif row.task:
-        networks = open_detectors((row.task,))
-    takes_seed = row.is_random
+    networks = [open_network(row.task, annotator)] if row.task else []
+    more = {argument: open_network(task) for argument, task in row.annotators.items()}
+    drawings = {argument: hint_maker(kind, {}, "") for argument, kind in row.hints.items()}
 
     def make(frames: Tensor, seed: int) -> Tensor:
-        extra = {"seed": seed} if takes_seed else {}
-        return row.make(frames, 0, *networks, **options, **extra)
+        seeds = {"seed": seed} if row.is_random else {}
+        hints = {argument: draw(frames, seed) for argument, draw in drawings.items()}
+        return row.make(frames, 0, *networks, **more, **hints, **options, **seeds)
 
     return make
+
+
+def open_network(task: str, name: str = "") -> Annotator:
+    """What a row of `PREPROCESSORS` needs, on the device.
+
+    Args:
+        task: A key of `annotator.TASKS` or of `aux_detector.DETECTORS`.
+        name: Folder in models/annotators, for the first; empty for the first that fits.
+
+    Returns:
+        The network.
+
+    Raises:
+        FileNotFoundError: It is not there; the message says how to get it.
+        ImportError: It needs controlnet-aux, which is not installed.
+        ValueError: It is damaged, or for another task.
+    """
+    if task in TASKS:
+        return open_annotator(name or list_annotators(task)[0], task)
+    return open_detectors((task,))[0]
 
 
 def make_dataset(pictures: str, folder: str, settings: MakeSettings, annotator: str) -> str:

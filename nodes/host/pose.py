@@ -66,7 +66,7 @@ def make_pose(
 
     hints = make_hints(image, one_by_one_when_short(make), FRAMES_PER_PIECE)
     if empty := sum(not len(people) for people in clip):
-        log.warning("No person in %d of %d pictures: they are black.", empty, len(clip))
+        log.warning("No person in %d of %d pictures: their hints are black.", empty, len(clip))
     return hints, to_json(clip, is_certain)
 
 

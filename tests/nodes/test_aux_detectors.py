@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import shutil
@@ -9,6 +10,7 @@ import shutil
 import aux_weights
 import comfy.model_management
 import pytest
+import tiny_annotators as tiny
 import torch
 from hint_pictures import ASTRONAUT
 from nextcontrol.nodes.host import aux_detectors
@@ -47,6 +49,7 @@ NODES = {
     ),
 }  # fmt: skip
 cases = pytest.mark.parametrize("case", NODES)
+one_thread = pytest.fixture(tiny.use_one_thread, autouse=True, scope="module")
 
 
 @pytest.fixture
@@ -124,11 +127,7 @@ def test_a_wrong_or_damaged_file_is_one_sentence(folder, pack_nodes):
         run(pack_nodes, case)
 
 
-def test_bad_pictures_and_choices_are_refused_before_anything_is_read(folder, pack_nodes):
-    with pytest.raises(ValueError, match=r"image has no frames"):
-        run(pack_nodes, "NextControlHED", PICTURES[:0])
-    with pytest.raises(ValueError, match=r"image has 4 channels"):
-        run(pack_nodes, "NextControlLines", torch.zeros(1, 64, 64, 4))
+def test_bad_choices_are_refused_before_anything_is_read(folder, pack_nodes):
     with pytest.raises(ValueError, match=r"detector is 'dexined' and must be one of"):
         run(pack_nodes, "NextControlSoftEdge", detector="dexined")
     with pytest.raises(ValueError, match=r"hint_for is 'sdxl' and must be one of"):
@@ -154,6 +153,21 @@ def test_a_clip_goes_through_in_pieces_and_can_be_cancelled(folder, pack_nodes, 
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run(pack_nodes, "NextControlSoftEdge teed", clip)
     assert seen == [2]
+
+
+def test_black_hints_of_a_clip_are_named_once_in_the_log(folder, pack_nodes, monkeypatch, caplog):
+    for name in ("openpose", "mlsd"):
+        aux_weights.write_weights(folder, name, is_zero=True)
+    monkeypatch.setattr(aux_detectors, "BATCH_PIXELS", 64 * 64)
+    with caplog.at_level(logging.WARNING, "nextcontrol"):
+        assert (
+            not run(pack_nodes, "NextControlOpenPose", PICTURES.expand(2, -1, -1, -1), hands=False, face=False).result[0].any()
+        )
+        assert not run(pack_nodes, "NextControlLines", PICTURES.expand(2, -1, -1, -1), score_threshold=1.0).result[0].any()
+    assert [record.message for record in caplog.records] == [
+        "No person in 2 of 2 pictures: their hints are black.",
+        "No straight line in 2 of 2 pictures: their hints are black.",
+    ]
 
 
 def test_a_random_sketch_of_a_clip_has_one_threshold_or_one_for_each_frame(folder, pack_nodes):

@@ -79,26 +79,6 @@ def test_a_hint_is_on_the_cpu_in_range_and_shown(run, node_id):
 
 
 @node_ids
-@pytest.mark.parametrize(
-    ("image", "sentence"),
-    [
-        (torch.zeros(0, 64, 64, 3), "image has no frames"), (torch.zeros(1, 64, 64, 4), "RGB with alpha"),
-        (torch.zeros(1, 64, 64, 1), "grayscale"), (torch.zeros(1, 1, 1, 3), "1x1 pixels"),
-        (torch.full((1, 64, 64, 3), float("nan")), "NaN or infinite"),
-    ],
-)  # fmt: skip
-def test_a_picture_that_cannot_be_read_is_refused_before_the_network_is(run, monkeypatch, node_id, image, sentence):
-    monkeypatch.setattr("nextcontrol.nodes.host.annotators.open_annotator", lambda *_: pytest.fail("opened"))
-    with pytest.raises(ValueError, match=sentence):
-        run(node_id, image)
-
-
-@node_ids
-def test_values_outside_the_range_are_cut_off(run, node_id):
-    assert torch.equal(run(node_id, CLIP[:1] * 3 - 1).result[0], run(node_id, (CLIP[:1] * 3 - 1).clamp(0, 1)).result[0])
-
-
-@node_ids
 def test_the_list_shows_the_folders_and_the_known_networks(pack_nodes, node_id):
     task = SAVERS[node_id][0]
     (options,) = (spec.options for spec in pack_nodes[node_id].define_schema().inputs if spec.id == "model")

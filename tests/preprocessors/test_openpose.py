@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import warnings
 
 import numpy as np
@@ -96,14 +95,14 @@ def test_faces_are_drawn_as_the_package_draws_them():
     # Eyes and nose are far enough apart for a face's box of 20 pixels or more.
     face = network(tuple((0.2 + 0.6 * (i % 9) / 8, 0.2 + 0.6 * (i // 9) / 7) for i in range(71)), 71, has_limbs=False)
     face.network.forward = lambda pictures, forward=face.network.forward: [forward(pictures)]
-    plain, found = openpose(FRAMES, SIDE, network()), openpose(FRAMES, SIDE, network(), face=face)
+    plain, found = openpose(FRAMES, SIDE, network()), openpose(FRAMES, SIDE, network(), face_annotator=face)
     assert torch.equal(found[0], torch.from_numpy(draw_by_package(network(), face)) / 255)
     assert (found == 1).all(-1).sum() > (plain == 1).all(-1).sum() + 100
 
 
 def test_hands_are_looked_for_at_the_wrists():
     hand = network(tuple((0.2 + 0.03 * i, 0.3 + 0.02 * i) for i in range(21)), 22, has_limbs=False)
-    found = openpose(FRAMES, SIDE, network(), hand, has_body=False)
+    found = openpose(FRAMES, SIDE, network(), hand, body=False)
     changed = found.any(-1)[0].nonzero()
     assert len(changed) > 100
     for wrist in (4, 7):
@@ -112,13 +111,11 @@ def test_hands_are_looked_for_at_the_wrists():
         assert not all(near), "and at the other one"
 
 
-def test_a_picture_without_people_is_black_with_a_warning(caplog):
+def test_a_picture_without_people_is_black():
     nobody = network(((-9, -9),) * 18)
-    with caplog.at_level(logging.WARNING, "nextcontrol"):
-        hints = openpose(FRAMES.expand(2, -1, -1, -1), SIDE, nobody)
+    hints = openpose(FRAMES.expand(2, -1, -1, -1), SIDE, nobody)
     assert hints.shape == (2, SIDE, SIDE, 3)
     assert not hints.any()
-    assert "No person in 2 of 2 pictures: their hints are black." in caplog.text
 
 
 @pytest.mark.parametrize(("resolution", "size"), [(0, (248, 256)), (128, (128, 128)), (64, (64, 64))])

@@ -10,7 +10,6 @@ import torch
 import transformers
 from nextcontrol.preprocessors.annotator import Annotator, load_annotator
 from nextcontrol.preprocessors.pose_detect import detect_people, detect_points, pose, whole_pictures
-from nextcontrol.preprocessors.pose_draw import Drawing
 from tiny_annotators import save_vitpose, save_yolos
 from torch import nn
 
@@ -183,4 +182,4 @@ def test_the_preprocessor_takes_the_whole_picture_where_there_is_no_detector():
     assert hints.max() > 0.5
     assert [box.tolist() for box in whole_pictures(frames)] == [[[0, 0, WIDTH, HEIGHT]]] * 2
     whole = detector_that_finds((1, 0.9, (0, 0, 1, 1)))
-    torch.testing.assert_close(pose(frames, 64, estimator, whole, Drawing("openpose")), hints)
+    torch.testing.assert_close(pose(frames, 64, estimator, whole, "openpose"), hints)

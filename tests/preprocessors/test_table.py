@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from hint_pictures import ASTRONAUT, noise_picture
+from nextcontrol.preprocessors.canvas import hint_size, to_bytes, to_pictures
 from nextcontrol.preprocessors.table import PREPROCESSORS
 
 WEIGHTLESS = [name for name, row in PREPROCESSORS.items() if not row.task]
@@ -70,3 +73,14 @@ def test_a_resolution_that_cannot_be_is_one_sentence(name):
         ValueError, match=r"^A picture of 8x900 pixels gives a hint of 512x57600 at the resolution 512, and 16384"
     ):
         PREPROCESSORS[name].make(torch.zeros(1, 900, 8, 3), 512)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "method"), [(500, 520, cv2.INTER_LANCZOS4), (520, 500, cv2.INTER_LANCZOS4), (520, 700, cv2.INTER_AREA)]
+)
+def test_the_shorter_side_decides_between_lanczos_and_area(height, width, method):
+    """As in CtrLoRA's `resize_image`, also where rounding makes the longer side smaller."""
+    picture = noise_picture(height, width)
+    tall, wide = hint_size(height, width, 512)
+    expected = cv2.resize(to_bytes(picture)[0], (wide, tall), interpolation=method)
+    assert np.array_equal(to_pictures(picture, (tall, wide))[0], expected)
