@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
@@ -69,6 +70,8 @@ def test_the_header_tells_where_the_file_comes_from(base_folder, finished):
     assert {key: metadata[f"nextcontrol.{key}"] for key in expected} == expected
     assert len(metadata["nextcontrol.base_hash"]) == len(metadata["nextcontrol.dataset_hash"]) == 40
     assert TrainConfig.from_json(metadata["nextcontrol.settings"]).rank == 4
+    pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'version = "{metadata["nextcontrol.version"]}"' in pyproject
 
 
 def test_numbers_states_and_previews_lie_beside_the_file(finished):

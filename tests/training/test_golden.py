@@ -88,6 +88,23 @@ def test_losses_first_prediction_and_norms_are_the_references(training):
     assert_close(norms, EXPECTED["train.final_norms"], rtol=1e-4, atol=1e-6)
 
 
+def test_another_seed_predicts_what_the_hosts_own_forward_pass_does(training, model):
+    """The golden has one seed. The host adds the control in its own way here, which cannot be trained through."""
+    trainer = build_trainer(training)
+    for step in range(3):
+        given = batch(step, seed=1)
+        noisy = add_noise(given.latents, given.noise, given.timesteps, training.alphas)
+        with torch.no_grad():
+            controls = trainer.controls(given.hints, given.timesteps, given.context)
+            control = {"middle": controls[-1:], "output": controls[:-1]}
+            unet = model.model.diffusion_model
+            expected = unet(noisy, given.timesteps, given.context, control=control, transformer_options={})
+            ours = trainer.predict(noisy, given.hints, given.timesteps, given.context)
+        assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+        loss = (expected - given.noise).square().mean().item()
+        assert trainer.update([given]).loss == pytest.approx(loss, rel=1e-4)
+
+
 def test_the_schedule_is_stable_diffusions(training):
     assert_close(training.alphas, sd_alphas(), rtol=1e-6, atol=0)
 

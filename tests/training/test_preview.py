@@ -28,6 +28,7 @@ class Oracle:
         self.prediction, self.clean, self.alphas = prediction, clean, sd_alphas()
 
     def predict(self, noisy, timesteps, context, controls):
+        """Exactly the noise, or v."""
         signal = self.alphas[timesteps][:, None, None, None].sqrt()
         spread = (1 - self.alphas[timesteps])[:, None, None, None].sqrt()
         clean = self.clean.expand(len(noisy), -1, -1, -1)
