@@ -6,6 +6,7 @@ import copy
 import logging
 from types import SimpleNamespace
 
+import comfy.hooks
 import pytest
 import torch
 from ctrlora_files import control_of, load_small_base, numbered
@@ -13,6 +14,7 @@ from host_models import build_model, evaluate
 from narrow import control_for, hints, latents, narrow_model, text
 from nextcontrol.models.combine import cap_factor, guess_weight, norm, resolution_weight, weights_of
 from nextcontrol.nodes.host.attach import attach_controlnext
+from nextcontrol.nodes.host.layout import Area, Layout, Size
 from nextcontrol.nodes.host.schedule import Schedule
 from nextcontrol.nodes.host.stack import Entry, Options, apply_stack, check_entry
 from stacking import LEFT, SIZE, Adapter, control, entry, found, native, of, prompts, residuals, sample, stacked, vae
@@ -117,6 +119,13 @@ def test_ctrloras_of_one_base_are_one_pass(base_folder):
     assert calls == [4]
 
 
+def test_ctrloras_of_two_bases_are_each_on_their_own(base_folder):
+    one, two = (control_of(base_folder, load_small_base(base_folder, seed), "condition0.") for seed in (0, 1))
+    for total, a, b in zip(found([entry(one), entry(two)]), found([entry(one)]), found([entry(two)]), strict=True):
+        assert_close(total, a + b, rtol=1e-5, atol=1e-5)
+        assert not torch.equal(a, b)
+
+
 def test_controls_that_were_on_the_prompts_stay(base_folder):
     model, before, after = build_model("ctrlora"), native(seed=3), control("ctrlora", base_folder)
     given = host_nodes.ControlNetApplyAdvanced().apply_controlnet(*prompts(), before, hints(), 0.6, 0.0, 1.0)
@@ -149,7 +158,18 @@ def test_a_stack_on_a_stack_adds_to_it_and_says_so(base_folder, caplog):
     assert "already" in caplog.text
     _, *together, _ = stacked([entry(one), entry(two)])
     model = build_model("ctrlora")
-    assert_close(sample(model, *both), sample(model, *together), rtol=1e-5, atol=1e-5)
+    for a, b in zip(*(residuals(of(positive), model)["output"] for positive, _ in (both, together)), strict=True):
+        assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_stack_on_a_model_with_a_stack_says_so(base_folder, caplog):
+    entries = [entry(control_for(base_folder), image=hints())]
+    once, *_ = stacked(entries, model=narrow_model())
+    with caplog.at_level(logging.INFO, "nextcontrol"):
+        stacked(entries, model=narrow_model())
+        assert "already" not in caplog.text
+        stacked(entries, model=once)
+    assert "already" in caplog.text
 
 
 # The cap
@@ -213,6 +233,10 @@ def test_resolution_weighting_multiplies_each_level_and_leaves_the_negative_alon
         for a, b in zip(weighted[depth], plain[depth], strict=True):
             assert_close(a, b * (SIZE[0] / b.shape[-2]), rtol=1e-6, atol=0)
     assert {SIZE[0] / b.shape[-2] for b in plain["output"]} == {1, 2}
+    corner = Layout(Size(16, 24), {"prompt": [Area(8, 12, *SIZE)]})
+    area = residuals(of(positive), model, options={"nextcontrol.layout": corner, "uuids": ["prompt"] * 2})
+    for a, b in zip(area["output"], weighted["output"], strict=True):
+        assert torch.equal(a, b)
 
 
 def test_guess_mode_is_the_ladder_of_its_authors(base_folder):
@@ -320,6 +344,16 @@ def test_a_mask_per_frame_goes_with_its_frame(base_folder):
             assert residual[prompt, ..., :half].any()
 
 
+def test_a_mask_per_frame_follows_the_window_of_a_long_clip():
+    stack = of(stacked([entry(native(), mask=torch.cat([LEFT, 1 - LEFT]), image=hints(2))])[1])
+    for frame, own in ((0, slice(6)), (1, slice(6, 12))):
+        window = SimpleNamespace(index_list=[frame])
+        shallow = residuals(stack, build_model("ctrlora"), options={"context_window": window})["output"][0]
+        acted = torch.zeros(12, dtype=torch.bool)
+        acted[own] = True
+        assert torch.equal(shallow[0].abs().amax(dim=(0, 1)) > 0, acted)
+
+
 def test_under_area_conditioning_a_mask_covers_the_whole_picture(base_folder):
     """A prompt for the right half sees the right half of the mask, which is empty."""
     given = prompts()
@@ -389,6 +423,15 @@ def test_batches_split_prompts_and_samplers_agree(base_folder):
     longer = [[torch.cat([conditioning[1][0][0]] * 2, dim=1), conditioning[1][0][1]]]
     # Prompts of different length are repeated to a common one by the host; attention does not see repeats.
     assert_close(sample(model, conditioning[0], longer, batch=2), batch, rtol=1e-4, atol=1e-4)
+
+
+def test_hooks_of_the_members_are_the_stacks():
+    one, group = native().copy(), comfy.hooks.HookGroup()
+    group.add(comfy.hooks.AdditionalModelsHook())
+    one.extra_hooks = group
+    _, positive, *_ = stacked([entry(native()), entry(one)])
+    (found_group,) = of(positive).get_extra_hooks()
+    assert found_group.hooks == group.hooks
 
 
 def test_copies_share_weights_and_no_state(base_folder):
@@ -477,8 +520,9 @@ def test_a_ctrlora_without_a_vae_or_on_another_model_is_named_before_sampling(ba
 
 def test_the_nodes_ask_for_their_branches_only_where_they_act(pack_nodes):
     stack, apply = pack_nodes["NextControlStackControl"], pack_nodes["NextControlApplyStack"]
-    lazy = {"control": None, "image": None}
-    assert stack.check_lazy_status(strength=1.0, start_percent=0.0, end_percent=1.0, **lazy) == ["control", "image"]
+    lazy = {"control": None, "image": None, "mask": None}
+    assert stack.check_lazy_status(strength=1.0, start_percent=0.0, end_percent=1.0, **lazy) == list(lazy)
+    assert stack.check_lazy_status(strength=1.0, start_percent=0.0, end_percent=1.0, control=native(), image=None) == ["image"]
     assert stack.check_lazy_status(strength=0.0, start_percent=0.0, end_percent=1.0, **lazy) == []
     assert stack.check_lazy_status(strength=1.0, start_percent=0.5, end_percent=0.5, **lazy) == []
     assert apply.check_lazy_status(strength=0.0) == []
