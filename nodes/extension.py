@@ -8,18 +8,18 @@ from .apply import ApplyControlNeXt
 from .ctrlora import LoadCtrLoRA, LoadCtrLoRABase
 from .hint_colors import ColorPrompt, Grayscale, Palette, Pixel
 from .hint_damage import Blur, Illusion, Jpeg, Shuffle
-from .hint_holes import Inpaint, Outpaint
 from .hint_depth import Depth, Normal
 from .hint_detectors import Lineart, LineartAnime, NormalBae, OpenPose
 from .hint_edges import HED, Lines, Sketch, SoftEdge
+from .hint_holes import Inpaint, Outpaint
 from .hint_lines import Canny
 from .hint_pose import DrawPose, Pose
 from .hint_regions import Boxes, Segment
 from .host.folders import register_folders
 from .loaders import LoadControlNeXt
-from .stack import ApplyControlStack, StackControl
 from .pairs import CheckPairs, MakePairs, PairDatasetNode
 from .pose_video import AlignPose, PoseVideoConditioning, VideoWindows
+from .stack import ApplyControlStack, StackControl
 from .tools import ConvertFile, InspectFile
 from .trainer import TrainCtrLoRA
 from .video_decode import DecodeVideo
