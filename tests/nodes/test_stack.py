@@ -134,6 +134,7 @@ def test_controls_that_were_on_the_prompts_stay(base_folder):
     )
     _, *conditioning, _ = stacked([entry(after)], conditioning=given)
     assert of(conditioning[0]) is of(conditioning[1])
+    assert before.control_model_wrapped in of(conditioning[0]).get_models()
     assert_close(sample(model, *conditioning), sample(model, *chained), rtol=1e-5, atol=1e-5)
 
 
