@@ -21,7 +21,6 @@ one_thread = pytest.fixture(tiny.use_one_thread, autouse=True, scope="module")
 
 HINT_NODES = [node for node in NODES if node.__module__.rpartition(".")[2].startswith("hint_")]
 FROM_PICTURES = [node for node in HINT_NODES if node is not DrawPose]
-every_node = pytest.mark.parametrize("node", FROM_PICTURES, ids=lambda node: node.__name__)
 NETWORKS = {"depth": tiny.save_depth_anything, "segmentation": tiny.save_segformer, "detection": tiny.save_yolos}
 # Types that have no node of their own name.
 NODE_OF = {"pidinet": "SoftEdge", "teed": "SoftEdge", "anyline": "SoftEdge", "lineart_coarse": "Lineart"}
@@ -39,6 +38,12 @@ def networks(base_folder, pack_nodes):
     for file in files:
         file.unlink()
     aux_detectors._read.cache_clear()
+
+
+@pytest.fixture(scope="module", params=FROM_PICTURES, ids=lambda node: node.__name__)
+def node(request):
+    """Each in turn. The module's scope makes all tests of a node follow each other, and its network is read once."""
+    return request.param
 
 
 @pytest.fixture
@@ -78,7 +83,6 @@ def test_every_type_has_a_node_that_takes_its_options_by_name():
         assert row.is_random == ("seed" in inspect.signature(row.make).parameters), name
 
 
-@every_node
 @pytest.mark.parametrize(
     ("image", "sentence"),
     [
@@ -100,7 +104,6 @@ def test_a_picture_that_cannot_be_read_is_one_sentence_before_any_network_is_ope
     assert "\n" not in str(error.value)
 
 
-@every_node
 def test_floats_outside_0_to_1_are_cut_off_and_the_picture_is_left_alone(node, run):
     wild = ASTRONAUT[:, 100:180, 100:180] * 3 - 1
     given = wild.clone()
@@ -112,13 +115,11 @@ def test_floats_outside_0_to_1_are_cut_off_and_the_picture_is_left_alone(node, r
     assert 0 <= hint.min() <= hint.max() <= 1
 
 
-@every_node
 def test_the_smallest_picture_gives_a_hint(node, run):
     side = 16 if node is Outpaint else 8  # by default half of its hint is picture
     assert run(node, ASTRONAUT[:, 200:208, 200:208], resolution=0)[0].shape == (1, side, side, 3)
 
 
-@every_node
 def test_a_network_that_comes_through_a_link_is_not_judged_beforehand(node):
     own = {name: inspect.signature(method.__func__).parameters for name, method in vars(node).items() if "_inputs" in name}
     for name, parameters in own.items():
