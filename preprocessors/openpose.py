@@ -47,11 +47,8 @@ def openpose(
         hand_annotator and _estimator(package.Hand, hand_annotator),
         face_annotator and _estimator(package.Face, face_annotator),
     )
-    size, has_hands, has_face = (
-        hint_size(*frames.shape[1:3], resolution),
-        hand_annotator is not None,
-        face_annotator is not None,
-    )
+    size = hint_size(frames.shape[1], frames.shape[2], resolution)
+    has_hands, has_face = hand_annotator is not None, face_annotator is not None
     hints = torch.zeros((len(frames), *size, 3))
     for hint, picture in zip(hints, to_pictures(frames, size), strict=True):
         people = detector.detect_poses(picture, include_hand=has_hands, include_face=has_face)
