@@ -18,7 +18,9 @@ WIDTH = 64
 """Of the UNet; SVD's is 320. Levels, blocks and heads are SVD's own."""
 WINDOW, OVERLAP = 14, 4
 LENGTHS = (25, 100, 240)
-LATENT = (4, 16, 24)
+LONGER = 34
+"""Frames of three windows."""
+LATENT = (4, 8, 12)
 DRAWN, HEIGHT, WIDE = 161, 1024, 576
 """Frames and size of the drawing."""
 UNET: dict[str, Any] = {
@@ -41,13 +43,13 @@ def measure(steps: int) -> None:
     kinds = {
         "bare": one_step(model, WINDOW),
         "ControlNeXt": one_step(attach(model, control, hints[:WINDOW]), WINDOW),
-        "windows": one_step(windowed(attach(model, control, hints[:50])), 50),
+        "windows": one_step(windowed(attach(model, control, hints[:LONGER])), LONGER),
     }
     seconds = alternate(steps, kinds)
     bare = [value / WINDOW for value in seconds["bare"]]
     report(f"a frame and step, ControlNeXt / bare, {WINDOW} frames", divide(seconds["ControlNeXt"], bare, WINDOW))
-    report("a frame and step, ControlNeXt in windows / bare, 50 frames", divide(seconds["windows"], bare, 50))
-    print(f"evaluations of a frame in these windows / frames: {5 * WINDOW / 50:.3f}", flush=True)
+    report(f"a frame and step, ControlNeXt in windows / bare, {LONGER} frames", divide(seconds["windows"], bare, LONGER))
+    print(f"evaluations of a frame in these windows / frames: {3 * WINDOW / LONGER:.3f}", flush=True)
     for length in LENGTHS:
         step = one_step(windowed(attach(model, control, hints[:length])), length)
         print(f"{length} frames in windows of {WINDOW}: peak {peak(partial(step, 2.0)):.0f} MB", flush=True)

@@ -21,6 +21,7 @@ from narrow import control_for, narrow_model, save
 from nextcontrol.models.controlnext import load_controlnext
 from nextcontrol.nodes.host.attach import attach_controlnext
 from nextcontrol.nodes.host.controlnext_file import load_controlnext_file
+from nextcontrol.nodes.host.hints import rows_of
 from nextcontrol.nodes.host.windows import attach_windows, cut_prompts
 from safetensors.torch import load_file
 from seeded import seeded_state_dict, seeded_tensor
@@ -146,6 +147,21 @@ def test_another_seed_and_other_lengths_follow_the_formulas(frames, window, over
     network = load_controlnext(control.tensors, 0, torch.nn)
     unet, pictures = narrow_model("svd").model.diffusion_model, clip_hints(frames, seed).movedim(-1, 1)
     assert_close(found, reference_loop(unet, network, pictures, seed, sigmas, window, overlap, 2.5), rtol=1e-3, atol=1e-3)
+
+
+def test_the_first_hint_of_every_window_is_the_clips_first(base_folder, monkeypatch):
+    # A random network hardly shows it in the pictures, so what the control is asked for is looked at.
+    asked = []
+
+    def record(batch, hints, places):
+        rows = rows_of(batch, hints, places)
+        if hints == 6:
+            asked.append(rows)
+        return rows
+
+    monkeypatch.setattr("nextcontrol.nodes.host.control_patch.rows_of", record)
+    sample(attach_windows(controlled(base_folder), 4, 2, "average"), sigmas=(3.0, 0.0))
+    assert asked == [[0, 1, 2, 3], [0, 3, 4, 5]]
 
 
 # What must not change
