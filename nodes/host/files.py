@@ -52,7 +52,7 @@ def read_file(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, str]]
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
     if path.suffix.lower() in _SAFETENSORS or not zipfile.is_zipfile(path):
-        return comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)  # type: ignore[no-any-return]
+        return comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     # Pickles of today's PyTorch can be mapped as safetensors are; the host reads them whole, and a full UNet has 3 GB and more.
     state_dict = torch.load(path, map_location="cpu", weights_only=True, mmap=not comfy.utils.DISABLE_MMAP)
     if not isinstance(state_dict, Mapping):
