@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from itertools import pairwise
 from types import SimpleNamespace
 
 import comfy.hooks
@@ -195,28 +196,27 @@ def test_a_control_twice_under_cap_is_the_control_once(base_folder):
 
 
 def test_cap_limits_controlnexts_of_one_place(base_folder):
-    """By the definition: both additions as without a limit, and their sum shrunk to the larger one."""
+    """By the definition: all additions as without a limit, and their sum shrunk to the largest one."""
     model = narrow_model()
-    parts = [entry(control_for(base_folder, seed=seed), image=hints(seed=seed)) for seed in (0, 1)]
-    seen = {}
+    parts = [entry(control_for(base_folder, seed=seed), image=hints(seed=seed)) for seed in (0, 1, 2)]
 
-    def at_the_place(patched, key):
-        watched = patched.clone()
-        place = "input_block_patch_after_skip"
+    def at_the_place(patched):
+        watched, seen = patched.clone(), []
 
         def watch(h, options):
-            seen.setdefault(key, h) if options["block"] == ("input", 2) else None
+            if options["block"] == ("input", 2):
+                seen.append(h)
             return h
 
-        watched.set_model_patch(watch, place)
+        watched.set_model_patch(watch, "input_block_patch_after_skip")
         evaluate(watched, [[text()]], latents(), 3.0)
-        return seen[key]
+        return seen[0]
 
-    before = at_the_place(model, "bare")
-    first = at_the_place(stacked(parts[:1], model=model)[0], "first")
-    plain = at_the_place(stacked(parts, model=model)[0], "plain")
-    capped = at_the_place(stacked(parts, model=model, balance="cap")[0], "capped")
-    largest = torch.maximum(norm(first - before), norm(plain - first))
+    before, *steps = (at_the_place(stacked(parts[:count], model=model)[0]) for count in range(4))
+    plain = steps[-1]
+    capped = at_the_place(stacked(parts, model=model, balance="cap")[0])
+    added = [norm(after - earlier) for earlier, after in pairwise([before, *steps])]
+    largest = torch.stack(added).amax(0)
     assert (norm(plain - before) > largest * 1.01).all()
     assert_close(capped, before + (plain - before) * cap_factor(plain - before, largest), rtol=1e-5, atol=1e-5)
 
