@@ -80,7 +80,11 @@ def measure_speed(types: dict[str, Callable[..., Any]], clip: Any, steps: int) -
 
     print(f"frames per second, {FRAMES} frames of {SIDE}x{SIDE}:")
     for name, make in types.items():
-        seconds = [timed(lambda _, make=make: make_hints(clip, lambda frames: make(frames, SIDE)), 0.0) for _ in range(steps)]
+
+        def step(_: float, make: Callable[..., Any] = make) -> Any:
+            return make_hints(clip, lambda frames: make(frames, SIDE))
+
+        seconds = [timed(step, 0.0) for _ in range(steps)]
         speeds = [FRAMES / value for value in seconds]
         print(f"  {name}: {statistics.median(speeds):.0f} ({min(speeds):.0f} to {max(speeds):.0f})", flush=True)
 

@@ -176,7 +176,7 @@ class ControlStack(ControlBase):
             for member in members:
                 if member.control in results:
                     residuals = results[member.control]
-                    found[member] = {"input": [], "middle": residuals[-1:], "output": residuals[:-1]}  # type: ignore[dict-item]
+                    found[member] = {"input": [], "middle": residuals[-1:], "output": residuals[:-1]}
         return found
 
     def _weighted(self, control: Control, member: Member, factor: float, view: View) -> Control:

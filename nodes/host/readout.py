@@ -106,7 +106,7 @@ class Readout:
             heat[area.top : area.top + area.height, area.left : area.left + area.width] += pooled
         # A node that cuts the latent in its own way evaluates parts of several sizes in one run.
         known = self._heat.setdefault(position, torch.zeros_like(heat))
-        known += heat if heat.shape == known.shape else F.adaptive_avg_pool2d(heat[None], tuple(known.shape))[0]
+        known += heat if heat.shape == known.shape else F.adaptive_avg_pool2d(heat[None], (known.shape[0], known.shape[1]))[0]
 
     def note_later(
         self,

@@ -88,7 +88,7 @@ def test_a_node_reads_its_files_and_shows_its_hint(case, folder, pack_nodes):
     assert hint.max() <= 1
     assert hint.any() == (case != "NextControlOpenPose"), "weights of zeros find nobody"
     assert len(output.ui.as_dict()["images"]) == 1
-    held = {id(module) for loaded in comfy.model_management.current_loaded_models for module in loaded.model.model}
+    held = {id(module) for loaded in comfy.model_management.current_loaded_models for module in loaded.model.model.children()}
     before = aux_detectors._read.cache_info().misses
     networks = [detector.network for detector in aux_detectors.open_detectors(names)]
     assert aux_detectors._read.cache_info().misses == before, "read once"
