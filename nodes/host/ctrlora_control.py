@@ -21,6 +21,7 @@ from .ctrlora_hint import LATENT_CHANNELS, HintLatents, Posterior
 from .ctrlora_load import CtrLoRABase
 from .hints import LATENT_SCALE, check_image, rows_of
 from .layout import Size
+from .vae_family import is_sdxl_vae
 
 Control = dict[str, list[Tensor | None]]
 HEADS = 8
@@ -196,6 +197,10 @@ class CtrLoRAControl(ControlBase):
             raise ValueError(
                 f"The VAE has {self.vae.latent_channels} latent channels for {kind} and CtrLoRA needs {LATENT_CHANNELS} for "
                 "pictures: connect the VAE of an SD1.5 checkpoint."
+            )
+        if is_sdxl_vae(self.vae):
+            raise ValueError(
+                "The VAE is SDXL's, whose latents mean something else to CtrLoRA: connect the VAE of an SD1.5 checkpoint."
             )
         if self.posterior.is_sampled and not hasattr(getattr(self.vae, "first_stage_model", None), "quant_conv"):
             raise ValueError("posterior is 'sample' and this VAE has no posterior to draw from: set it to mode.")

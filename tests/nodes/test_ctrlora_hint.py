@@ -7,11 +7,13 @@ from functools import cache
 import comfy.sd
 import pytest
 import torch
-from ctrlora_files import control_of, load_small_base, run_control
+from comfy.latent_formats import SD15, SDXL
+from ctrlora_files import GivenLatents, control_of, load_small_base, run_control
 from host_models import build_model
 from nextcontrol.nodes.host.ctrlora_hint import HintLatents, Posterior
 from nextcontrol.nodes.host.hints import fit_hint
 from nextcontrol.nodes.host.layout import Size
+from nextcontrol.nodes.host.vae_family import is_sdxl_vae
 from seeded import seeded_tensor
 from torch.testing import assert_close
 
@@ -103,6 +105,8 @@ def test_each_hint_is_encoded_once_for_a_size(seen, base_folder):
     control.set_cond_hint(picture(3).movedim(-1, 1), 1.0, (0.0, 1.0), vae=vae())
     model, sigma = build_model("ctrlora"), torch.tensor([1.0])
     text = seeded_tensor("context", [1, 77, 96])
+    is_sdxl_vae(vae())  # encodes eight patches, once for a VAE
+    seen.clear()
     for _ in range(2):
         run_control(control, model, text, sigma)
     assert [len(batch) for batch in seen] == [1]
@@ -127,3 +131,33 @@ def test_another_picture_on_the_same_condition_is_another_control(base_folder):
         found.append(run_control(control, build_model("ctrlora"), seeded_tensor("context", [1, 77, 96]), torch.tensor([1.0])))
     assert torch.equal(found[0]["middle"][0], found[2]["middle"][0])
     assert not torch.equal(found[0]["middle"][0], found[1]["middle"][0])
+
+
+class Colours(GivenLatents):
+    """Latents that the host's preview map of a family turns into the picture's colours, with a little noise in them."""
+
+    def __init__(self, latent_format):
+        super().__init__("hint_latent")
+        self.map = torch.linalg.pinv(torch.tensor(latent_format.latent_rgb_factors)) / latent_format.scale_factor
+        self.first_stage_model = torch.nn.Identity()
+
+    def encode(self, pixels):
+        """See the class."""
+        latents = (pixels[:, ::8, ::8] * 2 - 1) @ self.map
+        return latents.movedim(-1, 1) + 0.3 * latents.std() * seeded_tensor("noise", [len(pixels), 4, 1, 1])
+
+
+def test_an_sdxl_vae_is_told_from_one_of_sd15_by_its_latents_and_refused(base_folder):
+    control = control_of(base_folder, load_small_base(base_folder))
+
+    def start(vae):
+        copy = control.copy().set_cond_hint(picture().movedim(-1, 1), 1.0, (0.0, 1.0), vae=vae)
+        copy.pre_run(build_model("ctrlora").model, lambda percent: 1 - percent)
+
+    start(Colours(SD15()))
+    with pytest.raises(ValueError, match=r"The VAE is SDXL's, .*: connect the VAE of an SD1\.5 checkpoint\."):
+        start(Colours(SDXL()))
+
+
+def test_a_vae_that_says_nothing_of_colours_is_let_through():
+    assert not is_sdxl_vae(vae())
