@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from .host.attach import attach_controlnext
 from .host.controlnext_file import check_choice
-from .sockets import CONTROLNEXT, schema
+from .sockets import CONTROLNEXT, percent_inputs, schema
 
 UNCOND = ("auto", "on", "off")
 
@@ -42,22 +42,7 @@ class ApplyControlNeXt(io.ComfyNode):
                     tooltip="1 is the published strength, 0 gives back the model unchanged. Controls trained at a lower scale "
                     "(canny: 0.35) follow the hint best near that value.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where the control begins, as a part of sampling: 0 is the first step.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where the control ends, as a part of sampling: 1 is the last step.",
-                ),
+                *percent_inputs(),
                 io.Mask.Input(
                     "mask",
                     optional=True,

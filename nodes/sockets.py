@@ -52,6 +52,28 @@ def hint_for_input(tooltip: str) -> io.Combo.Input:
     return io.Combo.Input("hint_for", options=list(HINT_FOR), default="ctrlora", tooltip=tooltip)
 
 
+def percent_inputs() -> tuple[io.Float.Input, io.Float.Input]:
+    """The part of sampling in which a control acts."""
+    return (
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            tooltip="Where the control begins, as a part of sampling: 0 is the first step.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            tooltip="Where the control ends, as a part of sampling: 1 is the last step.",
+        ),
+    )
+
+
 def seed_input(tooltip: str) -> io.Int.Input:
     """For the hints that draw random numbers. Not re-rolled after a run: the same picture gives the same hint."""
     return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, tooltip=tooltip)

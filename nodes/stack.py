@@ -9,8 +9,9 @@ from comfy_api.latest import io
 from ..models.combine import BALANCES
 from .host.controlnext_file import check_choice
 from .host.schedule import CURVES
-from .host.stack import Entry, Options, apply_stack, check_entry, is_off
-from .sockets import CONTROL_STACK, CONTROLNEXT, schema
+from .host.stack import apply_stack
+from .host.stack_entry import Entry, Options, check_entry, is_off
+from .sockets import CONTROL_STACK, CONTROLNEXT, percent_inputs, schema
 
 BRANCH = ("control", "image", "mask")
 """Inputs that are not evaluated while the control is off."""
@@ -49,22 +50,7 @@ class StackControl(io.ComfyNode):
                     step=0.01,
                     tooltip="Weight of this control in the stack; 1 is the published strength, 0 switches it off.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where the control begins, as a part of sampling: 0 is the first step.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where the control ends, as a part of sampling: 1 is the last step.",
-                ),
+                *percent_inputs(),
                 io.Mask.Input(
                     "mask",
                     optional=True,

@@ -48,7 +48,8 @@ def measure(steps: int) -> None:
 
 def stacked_step(model: Any, controls: list[Any], hint: Any, *, has_readout: bool = False) -> Any:
     """A guided step with a stack of these controls on model and prompts."""
-    from nextcontrol.nodes.host.stack import Entry, Options, apply_stack
+    from nextcontrol.nodes.host.stack import apply_stack
+    from nextcontrol.nodes.host.stack_entry import Entry, Options
 
     entries = [Entry(control, hint, 1.0, (0.0, 1.0)) for control in controls]
     prompts: tuple[Any, Any] = ([[None, {}]], [[None, {}]])

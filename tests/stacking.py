@@ -12,7 +12,8 @@ import torch
 from ctrlora_files import GivenLatents, control_of, load_small_base, numbered
 from host_models import UNET_CONFIGS, build_model
 from nextcontrol.nodes.host.control_stack import ControlStack
-from nextcontrol.nodes.host.stack import Entry, Options, apply_stack
+from nextcontrol.nodes.host.stack import apply_stack
+from nextcontrol.nodes.host.stack_entry import Entry, Options
 from seeded import seeded_state_dict, seeded_tensor
 
 import nodes as host_nodes

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ...models.controlnext import ControlNeXt, HintFeatures
 from ...models.injection import Injection, Uncond, match_statistics, standardize
-from .hints import LATENT_SCALE, fit_hint, fit_mask, note_unused_frames, rows_of
+from .hints import LATENT_SCALE, fit_hint, fit_mask, note_unused_frames, rows_of, window_of
 from .layout import Area, Size, areas_of
 from .schedule import Schedule
 from .stack_sites import Seat
@@ -166,7 +166,7 @@ class ControlNeXtPatch:
         size, areas = areas_of(options, Size(x.shape[-2], x.shape[-1]), len(prompts))
         self._keep_for(size, x.device, x.dtype)
         batch, window = x.shape[0] // len(prompts), options.get("context_window")
-        places = getattr(window, "index_list", None)
+        places = window_of(options)
         hints = rows_of(batch, len(self.frames), getattr(window, "hint_list", places)) * len(prompts)
         needed = list(zip(hints, times, strict=True))
         distinct = {row: index for index, row in enumerate(dict.fromkeys(needed))}

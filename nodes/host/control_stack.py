@@ -5,21 +5,22 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from comfy.controlnet import ControlBase
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...models.combine import cap_factor, guess_weight, norm, resolution_weight
-from .ctrlora_control import Control, CtrLoRAControl, join_controls
-from .hints import fit_mask, note_unused_frames, rows_of
-from .layout import Area, Size, areas_of
+from .control_dicts import Control, join_controls
+from .ctrlora_control import CtrLoRAControl
+from .hints import note_unused_frames, window_of
+from .layout import Size, areas_of
 from .readout import Readout, Spot, group_of
 from .schedule import Schedule
+from .stack_view import View
 
 DEPTHS = ("input", "output", "middle")
 """The host's kinds of residual: added in the encoder, to the skips of the decoder, after the middle block."""
@@ -79,7 +80,7 @@ class ControlStack(ControlBase):
 
     def copy(self) -> ControlStack:
         """A stack with copies of its members."""
-        members = [Member(m.position, m.control.copy(), m.masks, m.schedule) for m in self.members]
+        members = [Member(m.position, m.control.copy(), m.masks, m.schedule.copy()) for m in self.members]
         copy = ControlStack(members, self.rules, self.readout)
         self.copy_to(copy)
         return copy
@@ -220,22 +221,14 @@ class ControlStack(ControlBase):
         key = (member.position, view.full, residual.device)
         if key not in self._masks:
             assert member.masks is not None
-            self._masks[key] = fit_mask(member.masks.to(residual.device), view.full)
-        masks = self._masks[key]
-        size = (residual.shape[-2], residual.shape[-1])
-        rows = rows_of(view.rows // len(view.areas), len(masks), view.window)
-        fitted = [F.adaptive_avg_pool2d(area.crop(masks, view.full), size) for area in dict.fromkeys(view.areas)]
-        if len(fitted) == 1 and len(masks) == 1:
-            return fitted[0]
-        index = {area: i for i, area in enumerate(dict.fromkeys(view.areas))}
-        return torch.cat([fitted[index[area]][rows] for area in view.areas])
+            self._masks[key] = view.fit(member.masks.to(residual.device))
+        return view.mask_rows(self._masks[key], (residual.shape[-2], residual.shape[-1]))
 
     def _note_unused(self, batch: int, options: Mapping[str, Any]) -> None:
         if not self._is_noted:
             self._is_noted = True
-            window = getattr(options.get("context_window"), "index_list", None)
             for member in self.members:
-                note_unused_frames(len(member.control.cond_hint_original), batch, window)
+                note_unused_frames(len(member.control.cond_hint_original), batch, window_of(options))
 
     # Inside the UNet, for the readout
 
@@ -268,25 +261,6 @@ class ControlStack(ControlBase):
                 group = "middle" if depth == "middle" else group_of(call.view.areas[0], residual)
                 spot = Spot(group, call.view.full, call.view.areas)
                 self.readout.note(position, spot, residual.to(feature.dtype), before)
-
-
-@dataclass(frozen=True)
-class View:
-    """What one call shows of the latent."""
-
-    size: Size
-    """Of the call's latent."""
-    full: Size
-    """Of the whole latent."""
-    areas: list[Area]
-    """Of each prompt."""
-    rows: int
-    options: Mapping[str, Any] = field(repr=False)
-
-    @property
-    def window(self) -> list[int] | None:
-        """Places of the rows in the whole clip, where the host evaluates a part of it."""
-        return getattr(self.options.get("context_window"), "index_list", None)
 
 
 def stacks_in(control: ControlBase | None) -> Iterator[ControlStack]:

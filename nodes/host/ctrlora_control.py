@@ -16,14 +16,14 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...models.adapted import Group
+from .control_dicts import Control, add_residuals, join_controls
 from .control_patch import PIXELS_PER_PASS
 from .ctrlora_hint import LATENT_CHANNELS, HintLatents, Posterior
 from .ctrlora_load import CtrLoRABase
-from .hints import LATENT_SCALE, check_image, rows_of
+from .hints import LATENT_SCALE, check_image, rows_of, window_of
 from .layout import Size
 from .vae_family import is_sdxl_vae
 
-Control = dict[str, list[Tensor | None]]
 HEADS = 8
 """Of SD1.5's attention, where the model does not say."""
 
@@ -123,7 +123,7 @@ class CtrLoRAControl(ControlBase):
         parts = self.evaluate(members, x_noisy, t, cond, batched_number, transformer_options)
         if not parts:
             return before
-        total = functools.reduce(_add, parts.values())
+        total = functools.reduce(add_residuals, parts.values())
         return join_controls({"input": [], "middle": total[-1:], "output": total[:-1]}, before)  # type: ignore[dict-item]
 
     def evaluate(
@@ -155,7 +155,7 @@ class CtrLoRAControl(ControlBase):
             return {}
         size = Size(x_noisy.shape[-2], x_noisy.shape[-1])
         text = cond.get("crossattn_controlnet", cond["c_crossattn"])
-        window = getattr(transformer_options.get("context_window"), "index_list", None)
+        window = window_of(transformer_options)
         digests = _digests(text)
         plans = []
         for member in active:
@@ -298,19 +298,3 @@ def _digests(text: Tensor) -> list[bytes]:
     """Identifies the content of each row of (B, L, D)."""
     rows = text.contiguous().view(torch.uint8).cpu().numpy()
     return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
-
-
-def _add(total: list[Tensor], residuals: list[Tensor]) -> list[Tensor]:
-    return [a + b for a, b in zip(total, residuals, strict=True)]
-
-
-def join_controls(control: Control, before: Control | None) -> Control:
-    """The sum of two dictionaries of residuals, either of which may lack some."""
-    if before is None:
-        return control
-
-    def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-        return b if a is None else a if b is None else a + b
-
-    names = dict.fromkeys((*control, *before))
-    return {name: [add(a, b) for a, b in itertools.zip_longest(control.get(name, []), before.get(name, []))] for name in names}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,6 +110,11 @@ def note_unused_frames(hints: int, batch: int, frames: list[int] | None) -> None
     """Say once a run that a clip of hints is longer than the latent batch; the rest of it is not used."""
     if frames is None and hints > batch:
         LOGGER.warning("The hint has %d frames and the latent batch %d: the last %d are not used.", hints, batch, hints - batch)
+
+
+def window_of(options: Mapping[str, Any]) -> list[int] | None:
+    """Places of the batch's rows in the whole clip, where a part of it is evaluated; `options` are `transformer_options`."""
+    return getattr(options.get("context_window"), "index_list", None)
 
 
 def rows_of(batch: int, hints: int, frames: list[int] | None) -> list[int]:

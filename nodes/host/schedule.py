@@ -25,6 +25,10 @@ class Schedule:
     _range: tuple[float, float] = (float("inf"), 0.0)
     _sigmas: list[float] = field(default_factory=list)
 
+    def copy(self) -> Schedule:
+        """The same settings, not yet of any model."""
+        return Schedule(self.start, self.end, self.curve)
+
     def begin(self, percent_to_sigma: Callable[[float], float]) -> None:
         """Translate percents with the schedule of the model that runs."""
         self._range = (percent_to_sigma(self.start), percent_to_sigma(self.end))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from comfy.controlnet import ControlBase
@@ -19,9 +18,10 @@ from .attach import add_areas, attach_controlnext
 from .control_stack import ControlStack, Member, Rules, stacks_in
 from .controlnext_file import ControlNeXtFile
 from .ctrlora_control import CtrLoRAControl
-from .hints import check_image, to_masks
+from .hints import to_masks
 from .readout import Readout
 from .schedule import Schedule
+from .stack_entry import Entry, Options, at
 from .stack_sites import Seating
 
 logger = logging.getLogger("nextcontrol")
@@ -29,85 +29,6 @@ STACK = "nextcontrol.stack"
 """Attachment of a model that has one."""
 
 Conditioning = list[list[Any]]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One control of a stack, as the user set it; without a control and a hint where it is switched off."""
-
-    control: ControlBase | ControlNeXtFile | None
-    image: Tensor | None
-    """(N, H, W, 3)."""
-    strength: float
-    percents: tuple[float, float]
-    mask: Tensor | None = None
-    """(M, H, W)."""
-    curve: str = "constant"
-
-    @property
-    def is_off(self) -> bool:
-        """Adds nothing whatever the control is, so that control and hint need not be there."""
-        return is_off(self.strength, *self.percents)
-
-    @property
-    def is_blank(self) -> bool:
-        """Its mask leaves nothing; only the fine-tuned weights of a ControlNeXt are left of it."""
-        return self.mask is not None and not bool((self.mask > 0).any())
-
-    @property
-    def name(self) -> str:
-        """For texts: what it is, and its file where that is known."""
-        if isinstance(self.control, ControlNeXtFile):
-            return f"ControlNeXt {self.control.name}"
-        return f"CtrLoRA {self.control.name}" if isinstance(self.control, CtrLoRAControl) else type(self.control).__name__
-
-
-@dataclass(frozen=True)
-class Options:
-    """How the controls are put together."""
-
-    strength: float = 1.0
-    """Of the whole stack."""
-    balance: str = "sum"
-    is_resolution_weighted: bool = False
-    is_guessed: bool = False
-
-    @property
-    def is_conditional_only(self) -> bool:
-        """The negative prompt is left without control."""
-        return self.is_resolution_weighted or self.is_guessed
-
-
-def is_off(strength: float, start_percent: float, end_percent: float) -> bool:
-    """Whether a control with these settings adds nothing."""
-    return strength == 0 or start_percent >= end_percent
-
-
-def check_entry(entry: Entry, position: int) -> None:
-    """Refuse a control that cannot be stacked.
-
-    Args:
-        entry: As the node was given it.
-        position: In the stack, from 1, for the error.
-
-    Raises:
-        ValueError: It has no control, or its hint or mask is malformed.
-    """
-    if entry.is_off:
-        return
-    if not isinstance(entry.control, ControlBase | ControlNeXtFile):
-        raise ValueError(
-            f"Control {position} of the stack is no control ({type(entry.control).__name__}): connect a loader whose file "
-            "could be read."
-        )
-    if entry.image is None:
-        raise ValueError(f"Control {position} of the stack ({entry.name}) has no hint: connect its image.")
-    with _at(position, entry):
-        check_image(entry.image, "image")
-        if entry.mask is not None:
-            masks, frames = len(to_masks(entry.mask, "mask")), len(entry.image)
-            if masks > 1 and frames > 1 and masks != frames:
-                raise ValueError(f"The mask has {masks} frames and the hint {frames}: use one mask, or one for each frame.")
 
 
 def apply_stack(
@@ -142,7 +63,7 @@ def apply_stack(
     plain = [(position, entry) for position, entry in weighted if not isinstance(entry.control, ControlNeXtFile)]
     next_ones = [(position, entry) for position, entry in weighted if isinstance(entry.control, ControlNeXtFile)]
     for position, entry in plain:
-        with _at(position, entry):
+        with at(position, entry):
             _check_control(entry, options, model, vae)
     _note_other_stacks(model, positive)
     acting = dict(weighted)
@@ -155,15 +76,26 @@ def apply_stack(
         prompts = [positive] if options.is_conditional_only else [positive, negative]
         controlled = [_with_stack(prompt, plain, rules, vae, readout, stacks) for prompt in prompts]
         positive, negative = controlled[0], controlled[-1] if len(controlled) > 1 else negative
-    needs_model = bool(next_ones) or readout is not None or any(entry.mask is not None for _, entry in plain)
-    if needs_model:
-        model = model.clone()
-        model.set_attachments(STACK, True)
-        add_areas(model)
-        _add_notes(model, list(stacks.values()), readout)
-        model = _attach_all(model, next_ones, options, readout)
-        _add_flush(model, readout)
+    if next_ones or readout is not None or any(entry.mask is not None for _, entry in plain):
+        model = _with_patches(model, next_ones, list(stacks.values()), options, readout)
     return model, positive, negative, readout
+
+
+def _with_patches(
+    model: ModelPatcher,
+    entries: list[tuple[int, Entry]],
+    stacks: list[ControlStack],
+    options: Options,
+    readout: Readout | None,
+) -> ModelPatcher:
+    """A clone with the ControlNeXts, and with what masks and the readout of the others need."""
+    clone = model.clone()
+    clone.set_attachments(STACK, True)
+    add_areas(clone)
+    _add_notes(clone, stacks, readout)
+    clone = _attach_all(clone, entries, options, readout)
+    _add_flush(clone, readout)
+    return clone
 
 
 def _weighted(entries: Sequence[Entry], options: Options) -> list[tuple[int, Entry]]:
@@ -240,7 +172,7 @@ def _attach_all(
     for position, entry in entries:
         assert isinstance(entry.control, ControlNeXtFile)
         assert entry.image is not None
-        with _at(position, entry):
+        with at(position, entry):
             model = attach_controlnext(
                 model,
                 entry.control,
@@ -282,12 +214,3 @@ def _note_other_stacks(model: ModelPatcher, positive: Conditioning) -> None:
     on_prompt = any(True for _, given in positive for _ in stacks_in(given.get("control")))
     if on_prompt or model.get_attachment(STACK):
         logger.info("A control stack is on this model or its prompts already: both act, and what they add is summed.")
-
-
-@contextmanager
-def _at(position: int, entry: Entry) -> Iterator[None]:
-    """Puts a control's place in the stack before any error about it."""
-    try:
-        yield
-    except ValueError as error:
-        raise type(error)(f"Control {position} of the stack ({entry.name}): {error}") from error

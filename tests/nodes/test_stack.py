@@ -17,7 +17,8 @@ from nextcontrol.models.combine import cap_factor, guess_weight, norm, resolutio
 from nextcontrol.nodes.host.attach import attach_controlnext
 from nextcontrol.nodes.host.layout import Area, Layout, Size
 from nextcontrol.nodes.host.schedule import Schedule
-from nextcontrol.nodes.host.stack import Entry, Options, apply_stack, check_entry
+from nextcontrol.nodes.host.stack import apply_stack
+from nextcontrol.nodes.host.stack_entry import Entry, Options, check_entry
 from stacking import LEFT, SIZE, Adapter, control, entry, found, native, of, prompts, residuals, sample, stacked, vae
 from torch.testing import assert_close
 
@@ -440,7 +441,8 @@ def test_copies_share_weights_and_no_state(base_folder):
     stack = of(positive)
     twin = stack.copy()
     assert {id(model) for model in twin.get_models()} == {id(model) for model in stack.get_models()}
-    assert not {id(member.control) for member in twin.members} & {id(member.control) for member in stack.members}
+    for part in ("control", "schedule"):  # both learn at the start of a run which model it is of
+        assert not {id(getattr(member, part)) for member in twin.members} & {id(getattr(m, part)) for m in stack.members}
     model = build_model("ctrlora")
     for a, b in zip(residuals(stack, model)["output"], residuals(twin, model)["output"], strict=True):
         assert torch.equal(a, b)

@@ -14,7 +14,7 @@ from narrow import control_for, hints, narrow_model
 from nextcontrol.models.combine import norm
 from nextcontrol.nodes.host import readout as readout_module
 from nextcontrol.nodes.host.layout import Area, Size
-from nextcontrol.nodes.host.stack import Entry
+from nextcontrol.nodes.host.stack_entry import Entry
 from PIL import Image
 from seeded import seeded_tensor
 from stacking import LEFT, SIZE, Adapter, control, entry, native, of, prompts, residuals, sample, stacked
