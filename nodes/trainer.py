@@ -8,8 +8,9 @@ from comfy_api.latest import io
 
 from ..training.config import OPTIMIZERS, PRECISIONS, SCHEDULES, TrainConfig
 from .host.inspect_file import show_text
-from .host.train_ctrlora import TrainJob, train_ctrlora
+from .host.recipe_ctrlora import CtrLoRARecipe
 from .host.train_files import files_for
+from .host.train_job import TrainJob, train
 from .sockets import CTRLORA_BASE, FILE_NAME, LOSS_MAP, PAIR_DATASET, TRAINING, schema
 
 MANY = 100_000
@@ -204,6 +205,7 @@ class TrainCtrLoRA(io.ComfyNode):
         node = cls.hidden and cls.hidden.unique_id
         if settings["validation_pairs"] == 0:
             settings["preview_every"] = 0
-        job = TrainJob(model, clip, vae, base, dataset, name, TrainConfig(**settings), resume)
-        result = train_ctrlora(job, lambda text: show_text(text, node))
-        return io.NodeOutput(result.lora_file, {"loss": result.losses}, result.previews)
+        config = TrainConfig(**settings)
+        job = TrainJob(model, clip, vae, CtrLoRARecipe(base, config.rank), dataset, name, config, resume)
+        result = train(job, lambda text: show_text(text, node))
+        return io.NodeOutput(result.files[0], {"loss": result.losses}, result.previews)

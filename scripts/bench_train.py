@@ -77,12 +77,13 @@ def _run(kind: str, steps: int) -> dict[str, float]:
 def _build_trainer(model: Any, base: Any) -> Any:
     from nextcontrol.nodes.host.backbone import HostBackbone
     from nextcontrol.training.config import TrainConfig
+    from nextcontrol.training.method_ctrlora import CtrLoRAMethod
     from nextcontrol.training.trainable import start_condition
     from nextcontrol.training.trainer import Trainer
 
     backbone = HostBackbone(model)
     condition = start_condition(base.network.model, RANK, 0, backbone.device)
-    return Trainer(base.network.model, condition, backbone, TrainConfig(rank=RANK))
+    return Trainer(CtrLoRAMethod(base.network.model, condition), backbone, TrainConfig(rank=RANK))
 
 
 def _our_step(trainer: Any) -> Callable[[float], Any]:
@@ -106,6 +107,7 @@ def _reference_step(trainer: Any) -> Callable[[float], Any]:
     """Everything has gradients, the optimizer forgets its own alone, the VAE works at every step."""
     import torch
     from comfy.ldm.modules.diffusionmodules.model import Encoder
+    from nextcontrol.models.adapted import Group
     from nextcontrol.training.objective import add_noise
 
     device, unet = trainer.backbone.device, trainer.backbone.unet
@@ -122,7 +124,7 @@ def _reference_step(trainer: Any) -> Callable[[float], Any]:
             double_z=True,
         )
     ).to(device)
-    for network in (unet, trainer.base):
+    for network in (unet, trainer.method.base):
         network.requires_grad_(requires_grad=True)
     pictures = [torch.rand(1, 3, SIDE, SIDE, device=device) for _ in range(2)]
     text = torch.randn(1, 77, 768, device=device)
@@ -132,12 +134,14 @@ def _reference_step(trainer: Any) -> Callable[[float], Any]:
             mean, log_variance = encoder(pixels).chunk(2, dim=1)
             return SCALE * (mean + (0.5 * log_variance.clamp(-30, 20)).exp() * torch.randn_like(mean))
 
+    groups = [Group(trainer.method.condition, 1.0, 1)]
+
     def step(number: float) -> None:
         latents, hints = encode(pictures[0] * 2 - 1), encode(pictures[1])
         times = torch.tensor([int(number * 37) % 1000], device=device)
         noise = torch.randn_like(latents)
-        noisy = add_noise(latents, noise, times, trainer.backbone.alphas)
-        prediction = _whole_unet(unet, noisy, times, text, trainer.controls(hints, times, text))
+        noisy = add_noise(latents, noise, times, trainer.backbone.objective.alphas)
+        prediction = _whole_unet(unet, noisy, times, text, trainer.method.base(hints, times.float(), text, groups=groups))
         (prediction - noise).square().mean().backward()
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()

@@ -81,14 +81,14 @@ def train(config: Path, comfyui: Path, base: Path) -> int:
             load_extra_path_config(str(places))
             break
     try:
-        name = train_from_text(text, say)
+        files = train_from_text(text, say)
     except KeyboardInterrupt:
         say("train.py: stopped, the state is saved: run the same again to go on.")
         return INTERRUPTED
     except (ValueError, FileNotFoundError, RuntimeError, OSError) as error:
         say(f"train.py: {error}")
         return 1
-    say(f"Trained: models/ctrlora/{name}")
+    say(f"Trained: {', '.join(f'models/{name}' for name in files)}")
     return 0
 
 

@@ -18,8 +18,9 @@ from nextcontrol.training.dataset import DatasetSettings, PairDataset
 from nextcontrol.training.draws import generator_for
 from nextcontrol.training.encode import EncodedDataset, encode_dataset, split_held_out
 from nextcontrol.training.loop import Hooks, Run
+from nextcontrol.training.method_ctrlora import CtrLoRAMethod
 from nextcontrol.training.metrics import MetricsFile
-from nextcontrol.training.objective import sd_alphas
+from nextcontrol.training.objective import DiscreteObjective, sd_alphas
 from nextcontrol.training.pairs import find_pairs
 from nextcontrol.training.source import PairSource, held_out_batches
 from nextcontrol.training.trainable import published, start_condition
@@ -49,17 +50,16 @@ class TinyBackbone:
     device = torch.device("cpu")
 
     def __init__(self, prediction: str = "eps") -> None:
-        self.prediction = prediction
-        self.alphas = sd_alphas()
+        self.objective = DiscreteObjective(sd_alphas(), prediction)
         self.heads = [torch.randn(4, CHANNELS, 1, 1, generator=generator_for("head", i)) * 0.1 for i in range(3)]
         self.own = torch.randn(4, 4, 3, 3, generator=generator_for("own")) / 6
 
-    def predict(self, noisy, timesteps, context, controls):
+    def predict(self, noisy, times, context, control, extras):  # noqa: ARG002
         """(B, 4, h, w)."""
-        offset = context.mean((1, 2)) + timesteps / 1000
+        offset = context.mean((1, 2)) + times / 1000
         x = F.conv2d(noisy, self.own, padding=1) + offset[:, None, None, None]
-        for control, head in zip(controls, self.heads, strict=False):
-            x = x + F.conv2d(control, head)
+        for residual, head in zip(control.residuals, self.heads, strict=False):
+            x = x + F.conv2d(residual, head)
         return x
 
 
@@ -75,7 +75,7 @@ class Encoders:
         """Both protocols: pixels and whether they are a hint, or a text."""
         if isinstance(given, str):
             self.texts.append(given)
-            return torch.randn(8, CONTEXT, generator=generator_for("text", given))
+            return {"context": torch.randn(8, CONTEXT, generator=generator_for("text", given))}
         self.pictures.append(is_hint)
         small = F.avg_pool2d(given, 8)
         mean = torch.cat([small, small.mean(1, keepdim=True)], 1) * 2 - (0 if is_hint else 1)
@@ -115,13 +115,15 @@ def tiny_run(work: Path, pairs: Path, hooks: Hooks | None = None, prediction: st
     dataset = encoded(pairs)
     trained, held_out = split_held_out(dataset.items, config.validation_pairs)
     base = tiny_base()
-    trainer = Trainer(base, start_condition(base, config.rank, config.seed), TinyBackbone(prediction), config, HEADS)
-    batches = held_out_batches(dataset, held_out, config.seed)
+    backbone = TinyBackbone(prediction)
+    method = CtrLoRAMethod(base, start_condition(base, config.rank, config.seed), HEADS)
+    trainer = Trainer(method, backbone, config)
+    batches = held_out_batches(dataset, held_out, config.seed, backbone.objective)
     if hooks is None:
         hooks = Hooks(on_save=lambda trainer: write_tensors(work / "lora.safetensors", published(trainer.result()), {}))
     return Run(
         trainer,
-        PairSource(dataset, trained, config),
+        PairSource(dataset, trained, config, backbone.objective),
         batches,
         StateStore(work / "lora.training", config.keep_states),
         MetricsFile(work / "lora.training" / "metrics.jsonl"),

@@ -10,8 +10,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from ctrlora_files import load_small_base
 from host_models import build_model
+from nextcontrol.nodes.host import train_job
 from nextcontrol.nodes.host.dataset_folders import open_dataset
-from nextcontrol.nodes.host.train_ctrlora import TrainJob, TrainResult, train_ctrlora
+from nextcontrol.nodes.host.recipe_ctrlora import CtrLoRARecipe
+from nextcontrol.nodes.host.train_job import TrainJob, TrainResult
 from nextcontrol.training.config import TrainConfig
 from nextcontrol.training.dataset import DatasetSettings
 from nextcontrol.training.draws import generator_for
@@ -96,9 +98,11 @@ def small_job(base_folder: Path, dataset: str, name: str, is_resumed: bool = Tru
     chosen = {key: changes.pop(key, part) for key, part in parts.items()}
     folder_settings = DatasetSettings(resolution=64, **changes.pop("dataset_settings", {}))
     config = TrainConfig(**(settings | {"validation_pairs": 0} | changes))
-    return TrainJob(**chosen, dataset=open_dataset(dataset, folder_settings), name=name, config=config, is_resumed=is_resumed)
+    recipe = changes.get("recipe") or CtrLoRARecipe(chosen.pop("base"), config.rank)
+    opened = open_dataset(dataset, folder_settings)
+    return TrainJob(chosen["model"], chosen["clip"], chosen["vae"], recipe, opened, name, config, is_resumed)
 
 
 def train(*arguments: Any, **options: Any) -> TrainResult:
     """Run a small job to its end."""
-    return train_ctrlora(small_job(*arguments, **options))
+    return train_job.train(small_job(*arguments, **options))

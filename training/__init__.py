@@ -1,1 +1,1 @@
-"""Train a condition of CtrLoRA from pairs of pictures. Knows a diffusion model only through `backbone.Backbone`."""
+"""Train a control from pairs of pictures. Knows a diffusion model only through `backbone.Backbone`."""

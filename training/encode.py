@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .cache import TensorCache, digest_of, file_digest
 from .dataset import DatasetSettings, PairDataset, usable_pairs
+from .method import HintForm
 from .pairs import Pair
 from .pictures import Size, UnreadablePictureError, fit_picture, read_picture, to_pixels
 
@@ -35,8 +36,12 @@ class TextEncoder(Protocol):
     identity: str
     """Changes when its weights do."""
 
-    def encode(self, text: str) -> Tensor:
-        """(L, D), with the same L for every text."""
+    def encode(self, text: str) -> dict[str, Tensor]:
+        """What the diffusion model reads of a text.
+
+        Returns:
+            "context" (L, D), with the same L for every text, and what else the model takes, by name, of one shape each.
+        """
         ...
 
 
@@ -49,7 +54,7 @@ class Item:
     caption: str
     """Key of its text."""
     sides: tuple[tuple[str, str], ...]
-    """(target's key, hint's key) as it is, and mirrored where that is asked for."""
+    """(target's key, hint's key) as it is, and mirrored where that is asked for. Of a hint: its latent, or its pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,15 +73,22 @@ class EncodedDataset:
 
     def latent(self, key: str, generator: torch.Generator | None = None) -> Tensor:
         """(4, h, w), scaled: a sample of the posterior, or its mode without a generator."""
-        kept = self.cache.read(key)
+        return self._sampled(self.cache.read(key), generator)
+
+    def _sampled(self, kept: dict[str, Tensor], generator: torch.Generator | None) -> Tensor:
         if generator is None:
             return kept["mean"] * self.scale
         noise = torch.randn(kept["mean"].shape, generator=generator)
         return (kept["mean"] + kept["deviation"] * noise) * self.scale
 
-    def text(self, key: str) -> Tensor:
-        """(L, D)."""
-        return self.cache.read(key)["context"]
+    def hint(self, key: str, generator: torch.Generator | None = None) -> Tensor:
+        """A hint in the form that the method reads: (4, h, w) as `latent` gives it, or pixels (3, H, W) in [0, 1]."""
+        kept = self.cache.read(key)
+        return kept["pixels"].float() / 255 if "pixels" in kept else self._sampled(kept, generator)
+
+    def text(self, key: str) -> dict[str, Tensor]:
+        """See `TextEncoder.encode`."""
+        return self.cache.read(key)
 
 
 def encode_dataset(
@@ -85,6 +97,7 @@ def encode_dataset(
     texts: TextEncoder,
     cache: TensorCache,
     scale: float,
+    hint_form: HintForm = "latent",
     on_item: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> EncodedDataset:
     """Encode what is not in the cache yet.
@@ -95,6 +108,7 @@ def encode_dataset(
         texts: The text encoder.
         cache: Where the results are kept; a changed file or encoder has other keys.
         scale: See `EncodedDataset.scale`.
+        hint_form: Whether hints pass the VAE too, or are kept as pixels.
         on_item: Called after each pair with how many are done, and of how many; may raise.
 
     Returns:
@@ -103,7 +117,7 @@ def encode_dataset(
     Raises:
         ValueError: See `usable_pairs`; a picture that cannot be decoded is one that cannot be used.
     """
-    encoder = _Encoder(pictures, texts, cache)
+    encoder = _Encoder(pictures, texts, cache, hint_form)
     usable = usable_pairs(dataset)
     items, contents = [], []
     for done, (pair, size) in enumerate(usable, 1):
@@ -127,12 +141,13 @@ class _Encoder:
     pictures: PictureEncoder
     texts: TextEncoder
     cache: TensorCache
+    hint_form: HintForm
 
     def item(self, pair: Pair, size: Size, settings: DatasetSettings) -> Item | None:
         """The keys of a pair, or None for one to leave out."""
         views = (False, True) if settings.has_flip else (False,)
         try:
-            sides = tuple((self.latent(pair, size, False, view), self.latent(pair, size, True, view)) for view in views)
+            sides = tuple((self.latent(pair, size, False, view), self.hint(pair, size, view)) for view in views)
         except UnreadablePictureError as error:
             if settings.bad_pairs == "refuse":
                 raise
@@ -145,17 +160,32 @@ class _Encoder:
         path = pair.hint if is_hint else pair.target
         key = digest_of("latent", file_digest(path), size, is_hint, is_mirrored, self.pictures.identity)
         if not self.cache.has(key):
-            pixels = to_pixels(fit_picture(read_picture(path, pair.hint.name if is_hint else pair.name), size, is_hint))
-            mean, deviation = self.pictures.encode(pixels.flip(-1) if is_mirrored else pixels, is_hint)
+            pixels = _pixels(pair, size, is_hint, is_mirrored)
+            mean, deviation = self.pictures.encode(pixels, is_hint)
             self.cache.write(key, mean=mean[0].float(), deviation=deviation[0].float())
+        return key
+
+    def hint(self, pair: Pair, size: Size, is_mirrored: bool) -> str:
+        """The key of a hint in the method's form, which is there afterwards."""
+        if self.hint_form == "latent":
+            return self.latent(pair, size, True, is_mirrored)
+        key = digest_of("pixels", file_digest(pair.hint), size, is_mirrored)
+        if not self.cache.has(key):
+            self.cache.write(key, pixels=(_pixels(pair, size, True, is_mirrored)[0] * 255).round().byte())
         return key
 
     def text(self, text: str) -> str:
         """The key of a text's embedding, which is there afterwards."""
         key = digest_of("text", text, self.texts.identity)
         if not self.cache.has(key):
-            self.cache.write(key, context=self.texts.encode(text).float())
+            self.cache.write(key, **{name: tensor.float() for name, tensor in self.texts.encode(text).items()})
         return key
+
+
+def _pixels(pair: Pair, size: Size, is_hint: bool, is_mirrored: bool) -> Tensor:
+    path, name = (pair.hint, pair.hint.name) if is_hint else (pair.target, pair.name)
+    pixels = to_pixels(fit_picture(read_picture(path, name), size, is_hint))
+    return pixels.flip(-1) if is_mirrored else pixels
 
 
 def split_held_out(items: Sequence[Item], count: int) -> tuple[list[Item], list[Item]]:

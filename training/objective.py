@@ -5,8 +5,54 @@ Source: xyfJASON/ctrlora@b4422b4 ldm/models/diffusion/ddpm.py, `p_losses`, with 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
 import torch
 from torch import Tensor
+
+HELD_OUT_TIMESTEPS = (0.2, 0.5, 0.8)
+"""Where held-out pairs are looked at, as parts of the schedule."""
+
+
+class Objective(Protocol):
+    """How noise is added, and what the model predicts."""
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """(1,), a noise level for training: a timestep, or a sigma."""
+        ...
+
+    def held_out(self) -> Tensor:
+        """(N,), levels at which held-out pairs are looked at."""
+        ...
+
+    def add_noise(self, latents: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+        """(B, 4, h, w), latents at their levels (B,)."""
+        ...
+
+    def network_input(self, noisy: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network sees of noisy latents and of their levels: (B, 4, h, w) and (B,)."""
+        ...
+
+    def loss(
+        self, predicted: Tensor, latents: Tensor, noise: Tensor, levels: Tensor, gamma: float, extras: Mapping[str, Tensor]
+    ) -> Tensor:
+        """The scalar loss of a prediction; `gamma` is min-SNR's, 0 for none."""
+        ...
+
+    def sample(self, predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> Tensor:
+        """Latents from standard normal noise, (B, 4, h, w).
+
+        Args:
+            predict: Maps noisy latents (B, 4, h, w) and levels (B,) to the prediction.
+            noise: Where it starts.
+            steps: Evaluations.
+
+        Returns:
+            (B, 4, h, w), scaled latents.
+        """
+        ...
 
 
 def sd_alphas(steps: int = 1000, first: float = 0.00085, last: float = 0.012) -> Tensor:
@@ -91,3 +137,59 @@ def mean_loss(predicted: Tensor, target: Tensor, weights: Tensor | None = None) 
     """Mean squared error of each row, weighted, and averaged over the rows: a scalar in fp32."""
     rows = (predicted.float() - target.float()).square().flatten(1).mean(1)
     return (rows if weights is None else rows * weights).mean()
+
+
+class DiscreteObjective:
+    """Stable Diffusion's: a schedule of timesteps, and noise or v as what is predicted. See `Objective`.
+
+    Args:
+        alphas: (T,), cumulated: the signal's share of the variance at each timestep.
+        prediction: "eps" or "v".
+    """
+
+    def __init__(self, alphas: Tensor, prediction: str = "eps") -> None:
+        self.alphas = alphas
+        self.prediction = prediction
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """(1,), a timestep."""
+        return torch.randint(len(self.alphas), (1,), generator=generator)
+
+    def held_out(self) -> Tensor:
+        """(3,), timesteps."""
+        return torch.tensor([int(place * len(self.alphas)) for place in HELD_OUT_TIMESTEPS])
+
+    def add_noise(self, latents: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+        """(B, 4, h, w)."""
+        return add_noise(latents, noise, levels, self.alphas)
+
+    def network_input(self, noisy: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as they are."""
+        return noisy, levels
+
+    def loss(
+        self,
+        predicted: Tensor,
+        latents: Tensor,
+        noise: Tensor,
+        levels: Tensor,
+        gamma: float,
+        extras: Mapping[str, Tensor],  # noqa: ARG002 - for other objectives
+    ) -> Tensor:
+        """A scalar."""
+        weights = min_snr_weights(self.prediction, levels, self.alphas, gamma) if gamma else None
+        return mean_loss(predicted, target_of(self.prediction, latents, noise, levels, self.alphas), weights)
+
+    def sample(self, predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> Tensor:
+        """DDIM without added noise (arXiv:2010.02502, equation 12)."""
+        x = noise
+        places = torch.linspace(len(self.alphas) - 1, 0, steps + 1).round().long().tolist()
+        for now, later in itertools.pairwise(places):
+            predicted = predict(x, torch.full((len(x),), now, device=x.device))
+            signal, spread = (float(part) ** 0.5 for part in (self.alphas[now], 1 - self.alphas[now]))
+            if self.prediction == "v":
+                clean, predicted = signal * x - spread * predicted, spread * x + signal * predicted
+            else:
+                clean = (x - spread * predicted) / signal
+            x = float(self.alphas[later]) ** 0.5 * clean + float(1 - self.alphas[later]) ** 0.5 * predicted
+        return clean

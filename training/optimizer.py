@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,14 @@ from torch import Tensor
 from .config import TrainConfig
 
 
-def build_optimizer(parameters: Sequence[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    parameters: Mapping[str, Tensor], rate_factor: Callable[[str], float], config: TrainConfig
+) -> torch.optim.Optimizer:
     """The optimizer of a run.
 
     Args:
-        parameters: What is trained.
+        parameters: What is trained, by name.
+        rate_factor: Learning rate of a tensor by name, as a multiple of the run's. Its group keeps it under that name.
         config: Names it.
 
     Returns:
@@ -25,8 +28,13 @@ def build_optimizer(parameters: Sequence[Tensor], config: TrainConfig) -> torch.
         ValueError: The package it needs is not installed.
     """
     arguments: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    factors = {name: rate_factor(name) for name in parameters}
+    groups = [
+        {"params": [parameters[name] for name, own in factors.items() if own == factor], "rate_factor": factor}
+        for factor in dict.fromkeys(factors.values())
+    ]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, **arguments)
+        return torch.optim.AdamW(groups, **arguments)
     try:
         import bitsandbytes
     except ImportError as error:
@@ -34,7 +42,13 @@ def build_optimizer(parameters: Sequence[Tensor], config: TrainConfig) -> torch.
             "optimizer is 'adamw8bit' and the package bitsandbytes is not installed: run "
             "'python -m pip install bitsandbytes' with ComfyUI's Python, or choose adamw."
         ) from error
-    return bitsandbytes.optim.AdamW8bit(parameters, **arguments)
+    return bitsandbytes.optim.AdamW8bit(groups, **arguments)
+
+
+def names_in_order(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> list[str]:
+    """Names of the parameters in the order in which the optimizer's state numbers them: group by group."""
+    names = {id(tensor): name for name, tensor in parameters.items()}
+    return [names[id(tensor)] for group in optimizer.param_groups for tensor in group["params"]]
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, Tensor]:

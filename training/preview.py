@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,38 +12,43 @@ from .trainer import Trainer
 
 
 @torch.no_grad()
-def sample(trainer: Trainer, hints: Tensor, context: Tensor, empty: Tensor, seed: int) -> Tensor:
-    """DDIM without added noise, guided, with the trainer's own networks.
+def sample(
+    trainer: Trainer,
+    hints: Tensor,
+    context: Tensor,
+    empty: Tensor,
+    seed: int,
+    shape: Sequence[int],
+    extras: Mapping[str, Tensor] | None = None,
+    condition: str = "",
+) -> Tensor:
+    """Guided sampling with the trainer's own networks.
 
     Args:
         trainer: Its weights are not changed, nor is anything that the next update depends on.
-        hints: (B, 4, h, w), scaled latents of the hints.
+        hints: (B, ...), as the method reads them.
         context: (B, L, D), text.
         empty: (1, L, D), the empty text.
         seed: Of the noise; row n has noise of its own.
+        shape: (4, h, w), of a latent.
+        extras: See `Batch.extras`; the same with and without the text.
+        condition: Of the hints, where there are several.
 
     Returns:
         (B, 4, h, w), scaled latents.
-
-    Source: arXiv:2010.02502, equation 12.
     """
-    backbone, config = trainer.backbone, trainer.config
-    device, count = backbone.device, len(hints)
-    noise = [torch.randn(hints.shape[1:], generator=generator_for("preview", seed, row)) for row in range(count)]
-    x = torch.stack(noise).to(device)
+    config, device, count = trainer.config, trainer.backbone.device, len(hints)
+    noise = [torch.randn(shape, generator=generator_for("preview", seed, row)) for row in range(count)]
     hints, context = hints.to(device), torch.cat([context, empty.expand(count, -1, -1)]).to(device)
-    places = torch.linspace(len(backbone.alphas) - 1, 0, config.preview_steps + 1).round().long().tolist()
-    for now, later in itertools.pairwise(places):
-        timesteps = torch.full((2 * count,), now, device=device)
-        both = trainer.predict(torch.cat([x, x]), torch.cat([hints, hints]), timesteps, context).float()
-        guided = both[count:] + config.preview_guidance * (both[:count] - both[count:])
-        signal, spread = (float(part) ** 0.5 for part in (backbone.alphas[now], 1 - backbone.alphas[now]))
-        if backbone.prediction == "v":
-            clean, guided = signal * x - spread * guided, spread * x + signal * guided
-        else:
-            clean = (x - spread * guided) / signal
-        x = float(backbone.alphas[later]) ** 0.5 * clean + float(1 - backbone.alphas[later]) ** 0.5 * guided
-    return clean
+    twice = {name: torch.cat([rows, rows]).to(device) for name, rows in (extras or {}).items()}
+
+    def predict(x: Tensor, levels: Tensor) -> Tensor:
+        both = trainer.predict(
+            torch.cat([x, x]), torch.cat([hints, hints]), torch.cat([levels, levels]), context, twice, condition
+        ).float()
+        return both[count:] + config.preview_guidance * (both[:count] - both[count:])
+
+    return trainer.backbone.objective.sample(predict, torch.stack(noise).to(device), config.preview_steps)
 
 
 def grid(rows: list[list[Tensor]], side: int = 256) -> Tensor:

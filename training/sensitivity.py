@@ -13,7 +13,6 @@ import torch
 from torch.nn import functional as F
 
 from .backbone import Batch
-from .objective import add_noise, mean_loss, target_of
 from .trainer import Trainer
 
 
@@ -22,7 +21,7 @@ class Sensitivity:
     """Errors on the held-out pairs, same noise and timesteps each time."""
 
     true: float
-    """Mean squared error with each pair's own hint."""
+    """Loss with each pair's own hint."""
     shuffled: float
     """With the hint of another pair."""
     none: float
@@ -54,9 +53,7 @@ def measure(trainer: Trainer, held_out: Sequence[Batch]) -> Sensitivity:
     batches = [batch.to(backbone.device) for batch in held_out]
     errors = torch.zeros(3, device=backbone.device)
     for batch, other in zip(batches, [*batches[1:], batches[0]], strict=True):
-        noisy = add_noise(batch.latents, batch.noise, batch.timesteps, backbone.alphas)
-        target = target_of(backbone.prediction, batch.latents, batch.noise, batch.timesteps, backbone.alphas)
         foreign = F.interpolate(other.hints, batch.hints.shape[-2:]) if other.hints.shape != batch.hints.shape else other.hints
         for i, hints in enumerate((batch.hints, foreign, None)):
-            errors[i] += mean_loss(trainer.predict(noisy, hints, batch.timesteps, batch.context), target) / len(batches)
+            errors[i] += trainer.loss(batch, hints) / len(batches)
     return Sensitivity(*errors.tolist())

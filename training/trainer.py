@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..models.adapted import Condition, Group
-from ..models.ctrlora import CtrLoRA
-from .backbone import Backbone, Batch
+from .backbone import NO_CONTROL, Backbone, Batch
 from .checkpoint import State
 from .config import TrainConfig
-from .objective import add_noise, mean_loss, min_snr_weights, target_of
-from .optimizer import build_optimizer, restore_state, state_tensors
+from .method import Method
+from .optimizer import build_optimizer, names_in_order, restore_state, state_tensors
 
 
 class DivergedError(ValueError):
@@ -34,50 +32,56 @@ class Report:
 
 
 class Trainer:
-    """A condition in training.
+    """A method in training.
 
     Args:
-        base: The network, frozen, on the backbone's device.
-        condition: What is trained, fp32.
+        method: What is trained.
         backbone: The diffusion model.
         config: The settings.
-        heads: Of the base's attention.
     """
 
-    def __init__(self, base: CtrLoRA, condition: Condition, backbone: Backbone, config: TrainConfig, heads: int = 8) -> None:
-        self.base = base.requires_grad_(requires_grad=False)
-        self.condition = condition
+    def __init__(self, method: Method, backbone: Backbone, config: TrainConfig) -> None:
+        self.method = method
         self.backbone = backbone
         self.config = config
-        self.heads = heads
         self.step = 0
         self.losses: list[float] = []
         self.is_between_updates = True
         """False while weights are being written: a state taken then would be neither before nor after."""
-        self._parameters = condition.tensors()
-        self.optimizer = build_optimizer(list(self._parameters.values()), config)
+        self._parameters = method.parameters()
+        self.optimizer = build_optimizer(self._parameters, method.rate_factor, config)
         self._average = {key: t.detach().clone() for key, t in self._parameters.items()} if config.ema_decay else {}
 
-    def controls(self, hints: Tensor, timesteps: Tensor, context: Tensor) -> list[Tensor]:
-        """The condition's controls, with its weights as they are now; shapes as in `CtrLoRA.forward`."""
-        groups = [Group(self.condition, 1.0, len(hints))]
-        checkpointing = self.config.gradient_checkpointing and torch.is_grad_enabled()
-        return self.base(hints, timesteps.float(), context, self.heads, groups, checkpointing)
-
-    def predict(self, noisy: Tensor, hints: Tensor | None, timesteps: Tensor, context: Tensor) -> Tensor:
-        """The diffusion model's prediction under the control of `hints`, or under none."""
+    def predict(
+        self,
+        noisy: Tensor,
+        hints: Tensor | None,
+        levels: Tensor,
+        context: Tensor,
+        extras: Mapping[str, Tensor] | None = None,
+        condition: str = "",
+    ) -> Tensor:
+        """The diffusion model's prediction for noisy latents under the control of `hints`, or under none."""
+        seen, times = self.backbone.objective.network_input(noisy, levels)
         with torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            controls = [] if hints is None else self.controls(hints, timesteps, context)
-            return self.backbone.predict(noisy, timesteps, context, controls)
+            control = NO_CONTROL if hints is None else self.method.control(seen, hints, times, context, condition)
+            return self.backbone.predict(seen, times, context, control, extras or {})
 
-    def loss(self, batch: Batch) -> Tensor:
-        """The scalar loss of a batch."""
-        alphas, kind = self.backbone.alphas, self.backbone.prediction
-        noisy = add_noise(batch.latents, batch.noise, batch.timesteps, alphas)
-        target = target_of(kind, batch.latents, batch.noise, batch.timesteps, alphas)
-        gamma = self.config.min_snr_gamma
-        weights = min_snr_weights(kind, batch.timesteps, alphas, gamma) if gamma else None
-        return mean_loss(self.predict(noisy, batch.hints, batch.timesteps, batch.context), target, weights)
+    def loss(self, batch: Batch, hints: Tensor | None, gamma: float = 0.0) -> Tensor:
+        """The scalar loss of a batch on the backbone's device.
+
+        Args:
+            batch: On the backbone's device.
+            hints: In the place of the batch's own, or None for no control.
+            gamma: Of min-SNR weighting; 0 weighs all levels as the objective does.
+
+        Returns:
+            Mean over the rows, fp32.
+        """
+        objective = self.backbone.objective
+        noisy = objective.add_noise(batch.latents, batch.noise, batch.timesteps)
+        predicted = self.predict(noisy, hints, batch.timesteps, batch.context, batch.extras, batch.condition)
+        return objective.loss(predicted, batch.latents, batch.noise, batch.timesteps, gamma, batch.extras)
 
     def update(self, batches: Sequence[Batch]) -> Report:
         """One optimizer update.
@@ -94,7 +98,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.backbone.device)
         for batch in batches:
-            loss = self.loss(batch.to(self.backbone.device)) / len(batches)
+            given = batch.to(self.backbone.device)
+            loss = self.loss(given, given.hints, self.config.min_snr_gamma) / len(batches)
             loss.backward()
             total += loss.detach()
         parameters = list(self._parameters.values())
@@ -114,7 +119,7 @@ class Trainer:
     def _apply(self, rate: float) -> None:
         self.is_between_updates = False
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_factor"]
         self.optimizer.step()
         with torch.no_grad():
             for key, average in self._average.items():
@@ -128,11 +133,10 @@ class Trainer:
 
     def state(self) -> State:
         """Everything that the next update depends on, and the losses so far. Random draws depend on the step alone."""
-        names = list(self._parameters)
         parts = {
             "weights": self._parameters,
             "average": self._average,
-            "optimizer": state_tensors(self.optimizer, names),
+            "optimizer": state_tensors(self.optimizer, self._names()),
             "history": {"losses": torch.tensor(self.losses, dtype=torch.float64)},
         }
         tensors = {f"{part}|{key}": t.detach().cpu() for part, own in parts.items() for key, t in own.items()}
@@ -148,6 +152,9 @@ class Trainer:
             for own, part in ((self._parameters, "weights"), (self._average, "average")):
                 for name, tensor in own.items():
                     tensor.copy_(parts[part][name])
-        restore_state(self.optimizer, list(self._parameters), parts.get("optimizer", {}))
+        restore_state(self.optimizer, self._names(), parts.get("optimizer", {}))
         self.losses = parts["history"]["losses"].tolist()
         self.step = state.step
+
+    def _names(self) -> list[str]:
+        return names_in_order(self.optimizer, self._parameters)

@@ -1,8 +1,8 @@
-"""The host's UNet as a trainer sees it: frozen, with a graph through the decoder alone."""
+"""The host's UNet as a trainer sees it: frozen, with a graph from where the control enters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,50 +16,100 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ...training.backbone import Control
+from ...training.objective import DiscreteObjective
+from .hints import LATENT_SCALE
+from .unet_structure import find_place
+
 _PATCHED = ("patches", "patches_replace", "wrappers", "callbacks")
 
 
 class HostBackbone:
     """Drives the blocks of the host's UNet one by one.
 
-    The encoder does not see the control, so that it runs without a graph. The control is added out of place: the host's own
-    addition writes into activations that autograd needs.
+    Autograd follows from where the control enters: what lies before has nothing to learn and builds no graph. Whatever is added
+    is added out of place: the host's own addition writes into activations that autograd needs.
 
     Args:
         model: Loaded, see `training_mode`.
-        checkpointing: Keep each decoder block's input alone, and compute the block again in the backward pass.
+        checkpointing: Keep each block's input alone, and compute the block again in the backward pass.
     """
 
     def __init__(self, model: ModelPatcher, checkpointing: bool = False) -> None:
+        self.model = model.model
         self.unet: UNetModel = model.model.diffusion_model
         self.device: torch.device = model.load_device
         self.checkpointing = checkpointing
-        self.prediction = "v" if model.model.model_type == comfy.model_base.ModelType.V_PREDICTION else "eps"
+        prediction = "v" if model.model.model_type == comfy.model_base.ModelType.V_PREDICTION else "eps"
         sigmas = model.get_model_object("model_sampling").sigmas
-        self.alphas = (1 / (sigmas.double().clone() ** 2 + 1)).float().cpu()
+        self.objective = DiscreteObjective((1 / (sigmas.double().clone() ** 2 + 1)).float().cpu(), prediction)
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor, controls: Sequence[Tensor]) -> Tensor:
-        """See `training.backbone.Backbone.predict`."""
-        unet, options = self.unet, {"optimized_attention_override": plain_attention}
-        with torch.no_grad():
-            features = timestep_embedding(timesteps, unet.model_channels).to(noisy.dtype)
-            embedding = unet.time_embed(features)
+    def predict(self, noisy: Tensor, times: Tensor, context: Tensor, control: Control, extras: Mapping[str, Tensor]) -> Tensor:
+        """See `training.backbone.Backbone.predict`. SDXL reads "pooled" (B, D) among the extras."""
+        unet = self.unet
+        place = None if control.site is None else find_place(unet, control.site)
+        sides: list[Tensor | None] = list(control.residuals) or [None] * (len(unet.input_blocks) + 1)
+        with weights_in_place(unet, control.weights):
+            embedding = unet.time_embed(timestep_embedding(times, unet.model_channels).to(noisy.dtype))
+            if unet.num_classes is not None:
+                embedding = embedding + unet.label_emb(self._vector(noisy, extras["pooled"]).to(noisy.dtype))
+
+            def run(block: Any, x: Tensor, shape: Any = None) -> Tensor:
+                options = {"optimized_attention_override": plain_attention}
+                with weights_in_place(unet, control.weights):  # a second time in the backward pass
+                    return forward_timestep_embed(block, x, embedding, context, options, shape)
+
             x, skips = noisy, []
-            for block in unet.input_blocks:
-                x = forward_timestep_embed(block, x, embedding, context, options)
+            for number, block in enumerate(unet.input_blocks):
+                x = self._run(run, block, x)
                 skips.append(x)
+                if place is not None and control.inject is not None and place.block == ("input", number):
+                    x = control.inject(x)
+                    if place.hook == "input_block_patch":
+                        skips[-1] = x
             if unet.middle_block is not None:
-                x = forward_timestep_embed(unet.middle_block, x, embedding, context, options)
-        sides: list[Tensor | None] = list(controls) or [None] * (len(skips) + 1)
-        x = _added(x, sides.pop())
-        for block in unet.output_blocks:
-            x = torch.cat([x, _added(skips.pop(), sides.pop())], dim=1)
-            shape = skips[-1].shape if skips else None
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(forward_timestep_embed, block, x, embedding, context, options, shape, use_reentrant=False)
-            else:
-                x = forward_timestep_embed(block, x, embedding, context, options, shape)
-        return unet.out(x)
+                x = self._run(run, unet.middle_block, x)
+            x = _added(x, sides.pop())
+            if place is not None and control.inject is not None and place.block[0] == "output":
+                x = control.inject(x)
+            for block in unet.output_blocks:
+                x = torch.cat([x, _added(skips.pop(), sides.pop())], dim=1)
+                x = self._run(run, block, x, skips[-1].shape if skips else None)
+            return unet.out(x)
+
+    def _run(self, run: Callable[..., Tensor], *given: Any) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(run, *given, use_reentrant=False)
+        return run(*given)
+
+    def _vector(self, noisy: Tensor, pooled: Tensor) -> Tensor:
+        """(B, D), the pooled text with the size of the picture, as the host makes it for sampling."""
+        height, width = (side * LATENT_SCALE for side in noisy.shape[-2:])
+        return self.model.encode_adm(pooled_output=pooled, device=pooled.device, width=width, height=height)
+
+
+@contextmanager
+def weights_in_place(network: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """A network with some tensors in the place of its own, for as long as the block lasts.
+
+    Args:
+        network: Left as it was.
+        weights: By name.
+
+    Yields:
+        While they are in place; autograd sees them.
+    """
+    kept: list[tuple[dict[str, Any], str, Any]] = []
+    try:
+        for name, tensor in weights.items():
+            path, _, leaf = name.rpartition(".")
+            own: dict[str, Any] = network.get_submodule(path)._parameters
+            kept.append((own, leaf, own[leaf]))
+            own[leaf] = tensor
+        yield
+    finally:
+        for own, leaf, parameter in kept:
+            own[leaf] = parameter
 
 
 def _added(x: Tensor, control: Tensor | None) -> Tensor:

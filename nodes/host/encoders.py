@@ -118,7 +118,7 @@ class HostTexts:
 
     def __init__(self, clip: Any, width: int) -> None:
         self.clip = clip
-        found = self.encode("").shape[-1]
+        found = self.encode("")["context"].shape[-1]
         if found != width:
             raise ValueError(
                 f"The text encoder gives texts of width {found} and the base needs {width}: connect the CLIP of an "
@@ -126,9 +126,9 @@ class HostTexts:
             )
         self.identity = identity_of(clip.patcher, "", clip.layer_idx)
 
-    def encode(self, text: str) -> Tensor:
+    def encode(self, text: str) -> dict[str, Tensor]:
         """See `training.encode.TextEncoder.encode`. Parentheses are no weights here: captions are plain text."""
         plain = text.replace("(", "\\(").replace(")", "\\)")
         with torch.inference_mode():
             encoded = self.clip.encode_from_tokens(self.clip.tokenize(plain))
-        return encoded[0, :TEXT_TOKENS].float().cpu()
+        return {"context": encoded[0, :TEXT_TOKENS].float().cpu()}

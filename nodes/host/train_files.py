@@ -1,9 +1,10 @@
-"""The files of one training, beside the other models: the LoRA, and a folder with states, numbers and previews."""
+"""The files of one training, beside the other models: what the method publishes; states, numbers and previews."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,16 +13,14 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...models.adapted import LORA
 from ...training.checkpoint import write_tensors
+from ...training.config import TrainConfig
 from ...training.dataset import PairDataset
 from ...training.encode import EncodedDataset
+from ...training.method import Published
 from ...training.pictures import from_pixels, read_picture, to_pixels
-from ...training.trainable import published
-from ...training.trainer import Trainer
 from .convert import check_name
 
-FOLDER = "ctrlora"
 VERSION = "0.1.0"
 _PREVIEW = re.compile(r"^step-(\d{8})\.jpg$")
 SHOWN_PREVIEWS = 16
@@ -32,14 +31,24 @@ SHOWN_PREVIEWS = 16
 class TrainFiles:
     """Names and places."""
 
-    lora: Path
+    main: Path
     name: str
-    """As `NextControlLoadCtrLoRA` takes it."""
+    """As the loader takes it."""
+    suffixes: tuple[str, ...] = ("",)
+
+    def path(self, suffix: str) -> Path:
+        """Of one of the files that the method publishes."""
+        return self.main.with_name(f"{self.main.stem}{suffix}{self.main.suffix}")
+
+    @property
+    def names(self) -> list[str]:
+        """Of all files, as the loaders take them."""
+        return [PurePosixPath(self.name).with_name(self.path(suffix).name).as_posix() for suffix in self.suffixes]
 
     @property
     def folder(self) -> Path:
         """States, metrics.jsonl, previews. Nothing in it has an extension that a combo of models lists."""
-        return self.lora.with_name(f"{self.lora.stem}.training")
+        return self.main.with_name(f"{self.main.stem}.training")
 
     @property
     def metrics(self) -> Path:
@@ -58,16 +67,17 @@ class TrainFiles:
         has_state = any(self.folder.glob("*.state"))
         if has_state and not is_resumed:
             raise ValueError(f"A training named '{self.name}' is there already: set resume to go on, or choose another name.")
-        if self.lora.exists() and not has_state:
+        taken = [name for name, suffix in zip(self.names, self.suffixes, strict=True) if self.path(suffix).exists()]
+        if taken and not has_state:
             raise ValueError(
-                f"'{self.name}' is there already without a saved training to go on from, and no file is overwritten: choose "
+                f"'{taken[0]}' is there already without a saved training to go on from, and no file is overwritten: choose "
                 "another name."
             )
 
-    def write_lora(self, trainer: Trainer, metadata: dict[str, str]) -> None:
-        """Write the file that the loaders read."""
-        own = metadata | {"nextcontrol.steps": str(trainer.step)}
-        write_tensors(self.lora, published(trainer.result()), own)
+    def write(self, published: Published, metadata: dict[str, str], step: int) -> None:
+        """Write the files that the loaders read."""
+        for suffix, tensors in published.items():
+            write_tensors(self.path(suffix), tensors, metadata | {"nextcontrol.steps": str(step)})
 
     def write_preview(self, picture: Tensor, step: int) -> None:
         """Keep a preview, (3, H, W) in [0, 1]."""
@@ -83,38 +93,44 @@ class TrainFiles:
         return torch.cat(same) if same else torch.zeros(1, 64, 64, 3)
 
 
-def files_for(name: str) -> TrainFiles:
+def files_for(name: str, kind: str = "ctrlora", suffixes: tuple[str, ...] = ("",)) -> TrainFiles:
     """Where the training of that name lies.
 
     Args:
         name: As typed, sub-folders allowed, with or without extension.
+        kind: Of model files, as ComfyUI knows it.
+        suffixes: Of the files that the method publishes.
 
     Returns:
-        Below the first place for CtrLoRA models.
+        Below the first place for such models.
 
     Raises:
         ValueError: It is empty, impossible, or leads out of the folder.
     """
     relative: PurePosixPath | None = check_name(name)
     if relative is None:
-        raise ValueError("name is empty: type one for the new LoRA.")
-    return TrainFiles(Path(folder_paths.get_folder_paths(FOLDER)[0]) / relative, relative.as_posix())
+        raise ValueError("name is empty: type one for the new file.")
+    return TrainFiles(Path(folder_paths.get_folder_paths(kind)[0]) / relative, relative.as_posix(), suffixes)
 
 
 def describe_run(
-    dataset: PairDataset, encoded: EncodedDataset, trainer: Trainer, base_name: str, base_digest: str
+    dataset: PairDataset, encoded: EncodedDataset, config: TrainConfig, method: Mapping[str, Any]
 ) -> dict[str, str]:
-    """What the LoRA's header says of its origin."""
-    config, shapes = trainer.config, trainer.condition.tensors()
+    """What a file's header says of its origin.
+
+    Args:
+        dataset: What it was trained on.
+        encoded: The same, encoded.
+        config: The settings.
+        method: From `Recipe.describe`.
+
+    Returns:
+        Keys with `nextcontrol.`; what is empty is left out.
+    """
     own: dict[str, Any] = {
-        "kind": "ctrlora_lora",
-        "family": "sd15",
-        "base": base_name.replace("\\", "/"),
-        "base_hash": base_digest,
+        **method,
         "condition": dataset.hint_type,
         "preprocessor": json.dumps(dataset.about.get("options", {})) if dataset.about else "",
-        "rank": config.rank,
-        "layers": sum(key.endswith(f"{LORA}down.weight") for key in shapes),
         "learning_rate": config.learning_rate,
         "dataset": dataset.name,
         "dataset_hash": encoded.digest,

@@ -10,11 +10,13 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...training.encode import EncodedDataset, Item
+from ...training.backbone import Batch
+from ...training.encode import EncodedDataset
 from ...training.preview import grid, sample
 from ...training.trainer import Trainer
 from .backbone import share_with_autograd
 
+PIXEL_CHANNELS = 3
 ROWS = 4
 """Pairs in a preview."""
 
@@ -25,41 +27,39 @@ class PreviewPainter:
     Args:
         vae: Decodes; it is loaded for that only.
         encoded: The dataset.
-        held_out: Its pairs to show.
+        held_out: Batches of the pairs to show, one pair each.
         networks: To load again afterwards.
     """
 
-    def __init__(self, vae: Any, encoded: EncodedDataset, held_out: Sequence[Item], networks: Sequence[ModelPatcher]) -> None:
+    def __init__(self, vae: Any, encoded: EncodedDataset, held_out: Sequence[Batch], networks: Sequence[ModelPatcher]) -> None:
         self.vae = vae
         self.encoded = encoded
-        self.items = list(held_out[:ROWS])
+        self.pairs = list(held_out[:ROWS])
         self.networks = list(networks)
         self._fixed: list[tuple[Tensor, Tensor]] = []
 
     def paint(self, trainer: Trainer) -> Tensor:
         """(3, H, W) in [0, 1]: a row for each pair."""
-        empty = self.encoded.text(self.encoded.empty_text)[None]
+        empty = self.encoded.text(self.encoded.empty_text)["context"][None]
         samples = []
-        for row, item in enumerate(self.items):
+        for row, pair in enumerate(self.pairs):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            hints, context = self.encoded.latent(item.sides[0][1])[None], self.encoded.text(item.caption)[None]
-            samples.append(sample(trainer, hints, context, empty, trainer.config.seed + row))
+            extras = {name: rows[:1] for name, rows in pair.extras.items()}
+            seed, shape = trainer.config.seed + row, pair.latents.shape[1:]
+            samples.append(sample(trainer, pair.hints[:1], pair.context[:1], empty, seed, shape, extras, pair.condition))
         with torch.no_grad():
             if not self._fixed:
-                self._fixed = [(self._decode_hint(item), self._decode(self._target(item))) for item in self.items]
+                self._fixed = [(self._show_hint(pair.hints[:1]), self._decode(pair.latents[:1])) for pair in self.pairs]
             painted = [self._decode(latent) for latent in samples]
         comfy.model_management.load_models_gpu(self.networks)
         for network in self.networks:
             share_with_autograd(getattr(network.model, "diffusion_model", network.model))
         return grid([[hint, own, target] for (hint, target), own in zip(self._fixed, painted, strict=True)])
 
-    def _target(self, item: Item) -> Tensor:
-        return self.encoded.latent(item.sides[0][0])[None]
-
     def _decode(self, latents: Tensor) -> Tensor:
         """(1, 4, h, w), scaled, to (3, H, W)."""
         return self.vae.decode(latents / self.encoded.scale)[0].movedim(-1, 0).cpu()  # HWC -> CHW
 
-    def _decode_hint(self, item: Item) -> Tensor:
-        """The hint through the VAE; it was encoded in [0, 1], where the host decodes from [-1, 1]."""
-        return (self._decode(self.encoded.latent(item.sides[0][1])[None]) * 2 - 1).clamp(0, 1)
+    def _show_hint(self, hints: Tensor) -> Tensor:
+        """Pixels as they are, a latent through the VAE; it was encoded in [0, 1], where the host decodes from [-1, 1]."""
+        return hints[0] if hints.shape[1] == PIXEL_CHANNELS else (self._decode(hints) * 2 - 1).clamp(0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.sd
@@ -13,21 +14,44 @@ from ...training.config import TrainConfig
 from ...training.dataset import DatasetSettings
 from .ctrlora_load import load_base
 from .dataset_folders import open_dataset
-from .train_ctrlora import TrainJob, train_ctrlora
+from .recipe_ctrlora import CtrLoRARecipe
+from .train_job import Recipe, TrainJob, train
 
-PARTS = ("checkpoint", "base", "name", "dataset", "training", "resume")
-REQUIRED = ("checkpoint", "base", "name", "dataset")
+PARTS = ("method", "checkpoint", "base", "name", "dataset", "options", "training", "resume")
+REQUIRED = ("checkpoint", "name", "dataset")
+Job = dict[str, Any]
 
 
-def read_job(text: str) -> dict[str, Any]:
+def _ctrlora(job: Job) -> Recipe:
+    return CtrLoRARecipe(load_base(job["base"], use_embedded_lora=False, cache_megabytes=0), job["training"].rank)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a method is read from a configuration file."""
+
+    build: Callable[[Job], Recipe]
+    """From what `read_job` returns."""
+    required: tuple[str, ...] = ()
+    """Parts of the file that it needs besides those that all need."""
+    options: frozenset[str] = frozenset()
+    """Names that `options` may have."""
+
+
+READERS: Mapping[str, Reader] = {
+    "ctrlora": Reader(_ctrlora, required=("base",)),
+}
+
+
+def read_job(text: str) -> Job:
     """What a configuration file asks for.
 
     Args:
-        text: JSON with `checkpoint`, `base`, `name`, `dataset` (`folder` and `DatasetSettings`), and optionally `training`
-            (`TrainConfig`) and `resume`.
+        text: JSON with `method` (else "ctrlora"), `checkpoint`, `name`, `dataset` (`folder` and `DatasetSettings`), what the
+            method needs besides, and optionally `options` of the method, `training` (`TrainConfig`) and `resume`.
 
     Returns:
-        The same with `training` and `dataset` as objects of their classes, and the folder.
+        The same with `training` and `dataset` as objects of their classes, and the folder; what was left out is filled in.
 
     Raises:
         ValueError: It is no JSON, something is missing or unknown, or settings contradict each other.
@@ -37,9 +61,14 @@ def read_job(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"The configuration cannot be read ({error}): it needs one JSON object.") from error
     if not isinstance(given, Mapping) or not isinstance(given.get("dataset"), Mapping):
-        raise ValueError("The configuration must be a JSON object with checkpoint, base, name, and dataset with its folder.")
+        raise ValueError("The configuration must be a JSON object with checkpoint, name, and dataset with its folder.")
+    method = given.get("method", "ctrlora")
+    if method not in READERS:
+        raise ValueError(f"method is '{method}' and must be one of {', '.join(READERS)}: choose one of these.")
+    reader, options = READERS[method], given.get("options", {})
     problems = [f"'{key}' is unknown" for key in given if key not in PARTS]
-    problems += [f"'{key}' is missing" for key in REQUIRED if not given.get(key)]
+    problems += [f"'{key}' is missing" for key in (*REQUIRED, *reader.required) if not given.get(key)]
+    problems += [f"'{key}' is no option of {method}" for key in options if key not in reader.options]
     settings = dict(given["dataset"])
     folder = settings.pop("folder", "")
     problems += [f"'{key}' is no setting of a dataset" for key in settings if key not in DatasetSettings.__dataclass_fields__]
@@ -47,13 +76,16 @@ def read_job(text: str) -> dict[str, Any]:
         raise ValueError(f"The configuration is wrong: {'; '.join(problems)}.")
     return {
         **given,
+        "method": method,
+        "options": options,
+        "resume": given.get("resume", True),
         "folder": folder,
         "dataset": DatasetSettings(**settings),
         "training": TrainConfig.from_json(json.dumps(given.get("training", {}))),
     }
 
 
-def train_from_text(text: str, show: Callable[[str], None]) -> str:
+def train_from_text(text: str, show: Callable[[str], None]) -> tuple[str, ...]:
     """Train what a configuration file asks for.
 
     Args:
@@ -61,10 +93,10 @@ def train_from_text(text: str, show: Callable[[str], None]) -> str:
         show: Takes a line of progress.
 
     Returns:
-        The name of the new LoRA.
+        The new files, below ComfyUI's models/.
 
     Raises:
-        ValueError: See `read_job` and `train_ctrlora`.
+        ValueError: See `read_job` and `train_job.train`.
         FileNotFoundError: A model is not there.
     """
     job = read_job(text)
@@ -72,9 +104,9 @@ def train_from_text(text: str, show: Callable[[str], None]) -> str:
     if path is None:
         raise FileNotFoundError(f"'{job['checkpoint']}' is not in models/checkpoints: put it there.")
     dataset = open_dataset(job["folder"], job["dataset"])
-    base = load_base(job["base"], use_embedded_lora=False, cache_megabytes=0)
+    recipe = READERS[job["method"]].build(job)
     model, clip, vae = comfy.sd.load_checkpoint_guess_config(path, output_vae=True, output_clip=True)[:3]
     if clip is None or vae is None or model is None:
         raise ValueError(f"'{job['checkpoint']}' is no full checkpoint: use one with UNet, CLIP and VAE.")
-    request = TrainJob(model, clip, vae, base, dataset, job["name"], job["training"], job.get("resume", True))
-    return train_ctrlora(request, show).lora_file
+    request = TrainJob(model, clip, vae, recipe, dataset, job["name"], job["training"], job["resume"])
+    return tuple(f"{recipe.folder}/{name}" for name in train(request, show).files)

@@ -14,13 +14,12 @@ from host_models import build_model
 from nextcontrol.models.adapted import Group
 from nextcontrol.nodes.host.ctrlora_load import load_condition
 from nextcontrol.nodes.host.encoders import identity_of
-from nextcontrol.nodes.host.train_ctrlora import train_ctrlora
 from nextcontrol.nodes.host.train_files import files_for
 from nextcontrol.training.config import TrainConfig
 from safetensors import safe_open
 from seeded import seeded_tensor
 from tiny_training import write_pairs
-from train_stand_ins import SmallCLIP, SmallVAE, small_job, train, write_dataset
+from train_stand_ins import SmallCLIP, SmallVAE, train, write_dataset
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,14 +46,14 @@ def finished(base_folder, pairs):
 
 
 def trained(base_folder, name):
-    with safe_open(files_for(name).lora, framework="pt") as file:
+    with safe_open(files_for(name).main, framework="pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
 
 
 def test_the_file_loads_in_our_loader_and_does_what_was_trained(base_folder, finished):
     base = load_small_base(base_folder)
-    patcher, _ = load_condition(base, finished.lora_file, "")
-    tensors, _ = trained(base_folder, finished.lora_file)
+    patcher, _ = load_condition(base, finished.files[0], "")
+    tensors, _ = trained(base_folder, finished.files[0])
     hint, times, text = seeded_tensor("h", [1, 4, 8, 8]), torch.tensor([500.0]), seeded_tensor("t", [1, 77, 96])
     plain = base.network.model(hint, times, text, 4)
     adapted = base.network.model(hint, times, text, 4, [Group(patcher.model, 1.0, 1)])
@@ -65,7 +64,7 @@ def test_the_file_loads_in_our_loader_and_does_what_was_trained(base_folder, fin
 
 
 def test_the_header_tells_where_the_file_comes_from(base_folder, finished):
-    _, metadata = trained(base_folder, finished.lora_file)
+    _, metadata = trained(base_folder, finished.files[0])
     expected = {"kind": "ctrlora_lora", "rank": "4", "steps": "4", "pairs": "6", "learning_rate": "0.001", "family": "sd15"}
     assert {key: metadata[f"nextcontrol.{key}"] for key in expected} == expected
     assert len(metadata["nextcontrol.base_hash"]) == len(metadata["nextcontrol.dataset_hash"]) == 40
@@ -124,7 +123,7 @@ def test_cancel_saves_raises_again_and_the_next_queue_finishes(base_folder, pair
         train(base_folder, pairs, "cancelled", sensitivity_every=2, validation_pairs=2)
     files = files_for("cancelled")
     assert (files.folder / "state-00000003.state").is_file()
-    assert files.lora.is_file()
+    assert files.main.is_file()
     monkeypatch.undo()
     result = train(base_folder, pairs, "cancelled", sensitivity_every=2, validation_pairs=2)
     assert result.losses == finished.losses
@@ -136,10 +135,10 @@ def test_a_taken_name_is_refused(base_folder, pairs, finished):
     with pytest.raises(ValueError, match=r"A training named 'done/all\.safetensors' is there already: set resume"):
         train(base_folder, pairs, "done/all", is_resumed=False)
     files = files_for("foreign")
-    files.lora.write_bytes(b"x")
+    files.main.write_bytes(b"x")
     with pytest.raises(ValueError, match=r"'foreign.safetensors' is there already without a saved training"):
         train(base_folder, pairs, "foreign")
-    assert files.lora.read_bytes() == b"x"
+    assert files.main.read_bytes() == b"x"
 
 
 def test_other_data_another_model_or_other_settings_are_refused(base_folder, pairs, finished):
@@ -236,7 +235,7 @@ def test_a_patched_model_is_refused(base_folder, pairs):
 @pytest.mark.parametrize("name", ["", "../x", "/etc/x", "a/../../x", "C:x"])
 def test_a_name_that_leads_out_is_refused(base_folder, pairs, name):
     with pytest.raises(ValueError, match="name is"):
-        train_ctrlora(small_job(base_folder, pairs, name))
+        train(base_folder, pairs, name)
 
 
 def test_too_few_pairs_are_refused(base_folder):
@@ -265,11 +264,11 @@ def test_hints_of_another_shape_and_unreadable_pictures_are_named_or_skipped(bas
 def test_the_file_becomes_the_authors_checkpoint_and_loads_from_it(base_folder, finished):
     from nextcontrol.nodes.host.convert import convert_file
 
-    name = convert_file(finished.lora_file, "auto", "keep", "done/for_the_authors", layout="ckpt")
+    name = convert_file(finished.files[0], "auto", "keep", "done/for_the_authors", layout="ckpt")
     assert name == "done/for_the_authors.ckpt"
-    path = files_for("done/all").lora.with_name("for_the_authors.ckpt")
+    path = files_for("done/all").main.with_name("for_the_authors.ckpt")
     written = torch.load(path, weights_only=True)
-    tensors, _ = trained(base_folder, finished.lora_file)
+    tensors, _ = trained(base_folder, finished.files[0])
     assert written.keys() == tensors.keys()
     assert all(torch.equal(written[key], tensor) for key, tensor in tensors.items())
     patcher, _ = load_condition(load_small_base(base_folder), name, "")
@@ -283,9 +282,8 @@ def test_the_hint_of_a_preview_has_the_hints_own_brightness():
     from nextcontrol.nodes.host.train_preview import PreviewPainter
 
     vae = SimpleNamespace(decode=lambda latents: ((latents[:, :3] + 1) / 2).movedim(1, -1))
-    hint = torch.rand(4, 8, 8)
-    encoded = SimpleNamespace(scale=0.5, latent=lambda key: {"target": hint * 2 - 1, "hint": hint}[key] * 0.5)
-    painter = PreviewPainter(vae, encoded, [], [])
-    item = SimpleNamespace(sides=(("target", "hint"),))
-    torch.testing.assert_close(painter._decode_hint(item), hint[:3])
-    torch.testing.assert_close(painter._decode(painter._target(item)), hint[:3])
+    hint = torch.rand(1, 4, 8, 8)
+    painter = PreviewPainter(vae, SimpleNamespace(scale=0.5), [], [])
+    torch.testing.assert_close(painter._show_hint(hint * 0.5), hint[0, :3])
+    torch.testing.assert_close(painter._decode((hint * 2 - 1) * 0.5), hint[0, :3])
+    assert torch.equal(painter._show_hint(hint[:, :3]), hint[0, :3])

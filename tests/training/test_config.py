@@ -115,7 +115,7 @@ def test_eight_bits_need_a_package():
         import bitsandbytes  # noqa: F401
     except ImportError:
         with pytest.raises(ValueError, match="pip install bitsandbytes"):
-            build_optimizer([torch.zeros(2, requires_grad=True)], TrainConfig(optimizer="adamw8bit"))
+            build_optimizer({"x": torch.zeros(2, requires_grad=True)}, lambda _: 1.0, TrainConfig(optimizer="adamw8bit"))
 
 
 # The objective

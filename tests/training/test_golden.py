@@ -13,6 +13,7 @@ from nextcontrol.models.ctrlora_file import LORA, check_base
 from nextcontrol.nodes.host.backbone import HostBackbone, training_mode
 from nextcontrol.training.backbone import Batch
 from nextcontrol.training.config import TrainConfig
+from nextcontrol.training.method_ctrlora import CtrLoRAMethod
 from nextcontrol.training.objective import add_noise, sd_alphas
 from nextcontrol.training.trainable import condition_of, start_condition
 from nextcontrol.training.trainer import Trainer
@@ -60,7 +61,8 @@ def build_trainer(backbone, **changes):
         for key, tensor in condition.tensors().items()
     }
     config = TrainConfig(**{**CONFIG.__dict__, **changes})
-    return Trainer(base, condition_of({k: t.clone() for k, t in tensors.items()}), backbone, config, HEADS)
+    ready = condition_of({k: t.clone() for k, t in tensors.items()})
+    return Trainer(CtrLoRAMethod(base, ready, HEADS, config.gradient_checkpointing), backbone, config)
 
 
 def batch(step, seed=0, rows=slice(0, 2)):
@@ -79,12 +81,12 @@ def training(model):
 def test_losses_first_prediction_and_norms_are_the_references(training):
     trainer = build_trainer(training)
     first = batch(0)
-    noisy = add_noise(first.latents, first.noise, first.timesteps, training.alphas)
+    noisy = add_noise(first.latents, first.noise, first.timesteps, training.objective.alphas)
     prediction = trainer.predict(noisy, first.hints, first.timesteps, first.context)
     assert_close(prediction.detach(), EXPECTED["train.first_prediction"], rtol=1e-4, atol=1e-4)
     losses = [trainer.update([batch(step)]).loss for step in range(6)]
     assert_close(torch.tensor(losses), EXPECTED["train.losses"], rtol=1e-4, atol=0)
-    norms = torch.stack([trainer.condition.tensor(key).detach().norm() for key in REPORT["trainable"]])
+    norms = torch.stack([trainer.method.condition.tensor(key).detach().norm() for key in REPORT["trainable"]])
     assert_close(norms, EXPECTED["train.final_norms"], rtol=1e-4, atol=1e-6)
 
 
@@ -93,9 +95,9 @@ def test_another_seed_predicts_what_the_hosts_own_forward_pass_does(training, mo
     trainer = build_trainer(training)
     for step in range(3):
         given = batch(step, seed=1)
-        noisy = add_noise(given.latents, given.noise, given.timesteps, training.alphas)
+        noisy = add_noise(given.latents, given.noise, given.timesteps, training.objective.alphas)
         with torch.no_grad():
-            controls = trainer.controls(given.hints, given.timesteps, given.context)
+            controls = trainer.method.control(noisy, given.hints, given.timesteps, given.context, "").residuals
             control = {"middle": controls[-1:], "output": controls[:-1]}
             unet = model.model.diffusion_model
             expected = unet(noisy, given.timesteps, given.context, control=control, transformer_options={})
@@ -106,21 +108,21 @@ def test_another_seed_predicts_what_the_hosts_own_forward_pass_does(training, mo
 
 
 def test_the_schedule_is_stable_diffusions(training):
-    assert_close(training.alphas, sd_alphas(), rtol=1e-6, atol=0)
+    assert_close(training.objective.alphas, sd_alphas(), rtol=1e-6, atol=0)
 
 
 def test_exactly_the_listed_tensors_move(training, model):
     before = {key: tensor.clone() for key, tensor in model.model.diffusion_model.named_parameters()}
     trainer = build_trainer(training)
-    base = {key: tensor.clone() for key, tensor in trainer.base.named_parameters()}
-    start = {key: tensor.detach().clone() for key, tensor in trainer.condition.tensors().items()}
+    base = {key: tensor.clone() for key, tensor in trainer.method.base.named_parameters()}
+    start = {key: tensor.detach().clone() for key, tensor in trainer.method.condition.tensors().items()}
     assert set(start) == set(REPORT["trainable"])
     for step in range(2):
         trainer.update([batch(step)])
-    assert all(not torch.equal(start[key], tensor) for key, tensor in trainer.condition.tensors().items())
-    assert all(torch.equal(base[key], tensor) for key, tensor in trainer.base.named_parameters())
+    assert all(not torch.equal(start[key], tensor) for key, tensor in trainer.method.condition.tensors().items())
+    assert all(torch.equal(base[key], tensor) for key, tensor in trainer.method.base.named_parameters())
     assert all(torch.equal(before[key], tensor) for key, tensor in model.model.diffusion_model.named_parameters())
-    frozen = [*trainer.base.parameters(), *model.model.diffusion_model.parameters()]
+    frozen = [*trainer.method.base.parameters(), *model.model.diffusion_model.parameters()]
     assert all(tensor.grad is None for tensor in frozen)
 
 
@@ -130,9 +132,9 @@ def test_two_accumulated_batches_of_one_are_a_batch_of_two(training):
     other = parts.update([batch(0, 3, slice(0, 1)), batch(0, 3, slice(1, 2))])
     assert other.loss == pytest.approx(one.loss, rel=1e-6)
     assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-6)
-    for key, tensor in whole.condition.tensors().items():
+    for key, tensor in whole.method.condition.tensors().items():
         # The gradients, not the weights: one near zero decides the sign of AdamW's first step.
-        grad = parts.condition.tensor(key).grad
+        grad = parts.method.condition.tensor(key).grad
         assert_close(grad, tensor.grad, rtol=1e-3, atol=1e-5 * max(tensor.grad.norm().item(), 1e-6))
 
 
@@ -149,7 +151,7 @@ def test_half_precision_follows_full_precision(training):
         one, other = exact.update([batch(step)]), half.update([batch(step)])
         assert other.loss == pytest.approx(one.loss, rel=0.02)
         assert other.grad_norm == pytest.approx(one.grad_norm, rel=0.1)
-    assert all(tensor.dtype == torch.float32 for tensor in half.condition.tensors().values())
+    assert all(tensor.dtype == torch.float32 for tensor in half.method.condition.tensors().values())
 
 
 def test_training_leaves_the_models_weights_where_they_are(model):

@@ -62,8 +62,8 @@ def stop_at(step):
 
 
 def assert_same(run, other):
-    for key, tensor in run.trainer.condition.tensors().items():
-        assert torch.equal(tensor, other.trainer.condition.tensor(key)), key
+    for key, tensor in run.trainer.method.condition.tensors().items():
+        assert torch.equal(tensor, other.trainer.method.condition.tensor(key)), key
     assert run.trainer.losses == other.trainer.losses
     keys = ("step", "loss", "learning_rate", "grad_norm", "sensitivity_shuffled")
     ours, theirs = ([[line.get(key) for key in keys] for line in r.metrics.lines()] for r in (run, other))
@@ -110,7 +110,7 @@ def test_the_average_is_resumed_too(tmp_path, pairs):
     run.resume()
     run.train()
     assert_same(run, undisturbed)
-    average, weights = undisturbed.trainer.result(), undisturbed.trainer.condition.tensors()
+    average, weights = undisturbed.trainer.result(), undisturbed.trainer.method.condition.tensors()
     assert any(not torch.equal(average[key], weights[key]) for key in weights)
     assert all(torch.equal(average[key], tensor) for key, tensor in run.trainer.result().items())
 
@@ -139,8 +139,8 @@ def test_a_finished_run_has_nothing_left_to_do_and_more_steps_go_on(tmp_path, pa
     longer = tiny_run(tmp_path, pairs, steps=12)
     longer.resume()
     longer.train()
-    for key, tensor in whole.trainer.condition.tensors().items():
-        assert torch.equal(tensor, longer.trainer.condition.tensor(key))
+    for key, tensor in whole.trainer.method.condition.tensors().items():
+        assert torch.equal(tensor, longer.trainer.method.condition.tensor(key))
 
 
 def test_another_run_is_refused_with_every_reason(tmp_path, pairs):
@@ -182,7 +182,7 @@ def test_no_number_stops_the_run_and_names_step_and_pair(tmp_path, pairs):
     again = tiny_run(tmp_path, pairs)
     again.resume()
     assert again.trainer.step == 4
-    assert all(torch.isfinite(tensor).all() for tensor in again.trainer.condition.tensors().values())
+    assert all(torch.isfinite(tensor).all() for tensor in again.trainer.method.condition.tensors().values())
 
 
 def test_out_of_memory_saves_and_says_what_to_change(tmp_path, pairs):
@@ -207,7 +207,7 @@ def test_a_break_within_an_update_leaves_the_state_before(tmp_path, pairs, whole
 
     def broken(*arguments):
         if run.trainer.step == 7:
-            next(iter(run.trainer.condition.parameters())).data.fill_(99)
+            next(iter(run.trainer.method.condition.parameters())).data.fill_(99)
             raise KeyboardInterrupt
         return step(*arguments)
 
@@ -278,7 +278,7 @@ def test_kills_change_nothing():
 
 def test_saved_files_hold_exactly_the_published_keys(whole):
     saved = load_file(whole.store.folder.parent / "lora.safetensors")
-    assert set(saved) == {f"control_model.{key}" for key in whole.trainer.condition.tensors()}
+    assert set(saved) == {f"control_model.{key}" for key in whole.trainer.method.condition.tensors()}
     usual = whole.store.folder / "usual"
     usual.touch()
     modes = {path.stat().st_mode for path in (usual, whole.store.folder.parent / "lora.safetensors")}

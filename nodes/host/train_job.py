@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import comfy.model_management
 import comfy.utils
@@ -18,22 +18,72 @@ from ...training.config import TrainConfig
 from ...training.dataset import PairDataset, usable_pairs
 from ...training.encode import EncodedDataset, encode_dataset, split_held_out
 from ...training.loop import Hooks, Run
+from ...training.method import HintForm, Method
 from ...training.metrics import MetricsFile, smoothed
 from ...training.pictures import from_pixels
 from ...training.source import PairSource, held_out_batches
-from ...training.trainable import start_condition, trainable_shapes
 from ...training.trainer import Report, Trainer
-from .backbone import HostBackbone, check_model, training_mode
-from .ctrlora_control import HEADS
-from .ctrlora_load import CtrLoRABase
+from .backbone import HostBackbone, training_mode
 from .dataset_folders import cache_of
-from .encoders import HostPictures, HostTexts, digest_of_weights, identity_of
+from .encoders import HostPictures, HostTexts, identity_of
 from .train_files import TrainFiles, describe_run, files_for
 from .train_preview import PreviewPainter
 
 logger = logging.getLogger("nextcontrol")
 
 SECONDS_BETWEEN_TEXTS = 1.0
+
+
+class Recipe(Protocol):
+    """What a method is built from on the host: the other half of a `training.method.Method`."""
+
+    @property
+    def method(self) -> str:
+        """Name of the method, as a configuration file has it."""
+        ...
+
+    @property
+    def folder(self) -> str:
+        """Kind of model files that the results lie among."""
+        ...
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of the files it publishes; see `training.method.Published`."""
+        ...
+
+    @property
+    def hint_form(self) -> HintForm:
+        """As its `Method` has it."""
+        ...
+
+    def check(self, model: ModelPatcher, config: TrainConfig) -> None:
+        """Refuse a model or settings that the method cannot be trained with, before anything is computed.
+
+        Raises:
+            ValueError: The sentence says why.
+        """
+        ...
+
+    def context_width(self, model: ModelPatcher) -> int:
+        """Width of the text that model and method read."""
+        ...
+
+    def networks(self) -> list[ModelPatcher]:
+        """What is loaded during the training besides the model."""
+        ...
+
+    def build(self, model: ModelPatcher, config: TrainConfig) -> Method:
+        """The method at its start, on the model's device; called with everything loaded and gradients enabled."""
+        ...
+
+    def identity(self) -> dict[str, str]:
+        """What the method is made from, by name: a resumed run needs the same. The model itself is not among it."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What the header of each file says of the method: kind, family, sizes."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +93,7 @@ class TrainJob:
     model: ModelPatcher
     clip: Any
     vae: Any
-    base: CtrLoRABase
+    recipe: Recipe
     dataset: PairDataset
     name: str
     config: TrainConfig
@@ -54,45 +104,45 @@ class TrainJob:
 class TrainResult:
     """What a training leaves."""
 
-    lora_file: str
-    """As `NextControlLoadCtrLoRA` takes it."""
+    files: tuple[str, ...]
+    """As the loaders take them, the main one first."""
     losses: list[float]
     previews: Tensor
     """(N, H, W, 3)."""
 
 
-def train_ctrlora(job: TrainJob, show: Callable[[str], None] = lambda _text: None) -> TrainResult:
-    """Train a condition to its last step.
+def train(job: TrainJob, show: Callable[[str], None] = lambda _text: None) -> TrainResult:
+    """Train a method to its last step.
 
     Args:
         job: Checked here, before anything is computed.
         show: Puts a line of text on the node.
 
     Returns:
-        The finished LoRA's name, and what the run was like.
+        The finished files' names, and what the run was like.
 
     Raises:
         ValueError: An input cannot be used; the sentence says why.
         OutOfMemoryError: With advice, the state saved.
     """
-    files = files_for(job.name)
+    recipe = job.recipe
+    files = files_for(job.name, recipe.folder, recipe.suffixes)
     files.check_free(job.is_resumed)
-    check_model(job.model, job.base.config.context_width, job.base.name)
-    trainable_shapes(job.base.config, job.config.rank)
+    recipe.check(job.model, job.config)
     usable_pairs(job.dataset)
-    pictures, texts = HostPictures(job.vae), HostTexts(job.clip, job.base.config.context_width)
+    pictures, texts = HostPictures(job.vae), HostTexts(job.clip, recipe.context_width(job.model))
     encoded = _encode(job, pictures, texts, show)
     # The VAE and the text encoder have done their work.
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
-    with training_mode([job.model, job.base.network], is_cast=job.config.precision == "fp32"):
+    with training_mode([job.model, *recipe.networks()], is_cast=job.config.precision == "fp32"):
         run = _build_run(job, encoded, files, {"VAE": pictures.identity, "text encoder": texts.identity})
         _attach_hooks(run, job, encoded, files, show)
         if job.is_resumed and run.resume():
             logger.info("'%s': training goes on from step %d", files.name, run.trainer.step)
         run.train()
         logger.info("'%s': trained for %d steps on %d pairs", files.name, run.trainer.step, len(encoded.items))
-        return TrainResult(files.name, list(run.trainer.losses), files.previews())
+        return TrainResult(tuple(files.names), list(run.trainer.losses), files.previews())
 
 
 def _encode(job: TrainJob, pictures: HostPictures, texts: HostTexts, show: Callable[[str], None]) -> EncodedDataset:
@@ -104,25 +154,24 @@ def _encode(job: TrainJob, pictures: HostPictures, texts: HostTexts, show: Calla
         show(f"encoding pair {done} of {count}")
 
     scale = job.model.model.latent_format.scale_factor
-    return encode_dataset(job.dataset, pictures, texts, cache_of(job.dataset), scale, on_item)
+    return encode_dataset(job.dataset, pictures, texts, cache_of(job.dataset), scale, job.recipe.hint_form, on_item)
 
 
 def _build_run(job: TrainJob, encoded: EncodedDataset, files: TrainFiles, identity: dict[str, str]) -> Run:
-    config, base = job.config, job.base.network.model
+    config = job.config
     backbone = HostBackbone(job.model, config.gradient_checkpointing)
-    heads = job.model.model.model_config.unet_config.get("num_heads", -1)
-    condition = start_condition(base, config.rank, config.seed, backbone.device)
-    trainer = Trainer(base, condition, backbone, config, heads if heads > 0 else HEADS)
+    trainer = Trainer(job.recipe.build(job.model, config), backbone, config)
     trained, held_out = split_held_out(encoded.items, config.validation_pairs)
     identity |= {
         "dataset": encoded.digest,
-        "base": digest_of_weights(dict(base.state_dict()), is_whole=True),
+        "method": job.recipe.method,
         "model": identity_of(job.model, "diffusion_model."),
+        **job.recipe.identity(),
     }
     return Run(
         trainer,
-        PairSource(encoded, trained, config, len(backbone.alphas)),
-        held_out_batches(encoded, held_out, config.seed, len(backbone.alphas)),
+        PairSource(encoded, trained, config, backbone.objective),
+        held_out_batches(encoded, held_out, config.seed, backbone.objective),
         StateStore(files.folder, config.keep_states),
         MetricsFile(files.metrics),
         identity,
@@ -130,10 +179,9 @@ def _build_run(job: TrainJob, encoded: EncodedDataset, files: TrainFiles, identi
 
 
 def _attach_hooks(run: Run, job: TrainJob, encoded: EncodedDataset, files: TrainFiles, show: Callable[[str], None]) -> None:
-    metadata = describe_run(job.dataset, encoded, run.trainer, job.base.name, run.identity["base"])
+    metadata = describe_run(job.dataset, encoded, run.trainer.config, job.recipe.describe())
     progress = Progress(job.config.steps, show)
-    _, held_out = split_held_out(encoded.items, job.config.validation_pairs)
-    painter = PreviewPainter(job.vae, encoded, held_out, [job.model, job.base.network])
+    painter = PreviewPainter(job.vae, encoded, run.held_out, [job.model, *job.recipe.networks()])
 
     def preview(trainer: Trainer) -> None:
         picture = painter.paint(trainer)
@@ -142,8 +190,8 @@ def _attach_hooks(run: Run, job: TrainJob, encoded: EncodedDataset, files: Train
 
     run.hooks = Hooks(
         on_step=progress.on_step,
-        on_save=lambda trainer: files.write_lora(trainer, metadata),
-        preview=preview if held_out else None,
+        on_save=lambda trainer: files.write(trainer.method.published(trainer.result()), metadata, trainer.step),
+        preview=preview if run.held_out else None,
     )
 
 
