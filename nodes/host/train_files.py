@@ -16,7 +16,6 @@ from torch import Tensor
 from ...training.checkpoint import write_tensors
 from ...training.config import TrainConfig
 from ...training.dataset import PairDataset
-from ...training.encode import EncodedDataset
 from ...training.method import Published
 from ...training.pictures import from_pixels, read_picture, to_pixels
 from .convert import check_name
@@ -113,28 +112,23 @@ def files_for(name: str, kind: str = "ctrlora", suffixes: tuple[str, ...] = ("",
     return TrainFiles(Path(folder_paths.get_folder_paths(kind)[0]) / relative, relative.as_posix(), suffixes)
 
 
-def describe_run(
-    dataset: PairDataset, encoded: EncodedDataset, config: TrainConfig, method: Mapping[str, Any]
-) -> dict[str, str]:
+def describe_run(dataset: PairDataset, config: TrainConfig, about: Mapping[str, Any]) -> dict[str, str]:
     """What a file's header says of its origin.
 
     Args:
         dataset: What it was trained on.
-        encoded: The same, encoded.
         config: The settings.
-        method: From `Recipe.describe`.
+        about: What the method says of itself, and more.
 
     Returns:
         Keys with `nextcontrol.`; what is empty is left out.
     """
     own: dict[str, Any] = {
-        **method,
+        **about,
         "condition": dataset.hint_type,
         "preprocessor": json.dumps(dataset.about.get("options", {})) if dataset.about else "",
         "learning_rate": config.learning_rate,
         "dataset": dataset.name,
-        "dataset_hash": encoded.digest,
-        "pairs": len(encoded.items),
         "resolution": dataset.settings.resolution,
         "settings": config.to_json(),
         "version": VERSION,

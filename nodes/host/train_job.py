@@ -13,19 +13,18 @@ import comfy.utils
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...training.backbone import Backbone
 from ...training.checkpoint import StateStore
 from ...training.config import TrainConfig
 from ...training.dataset import PairDataset, usable_pairs
-from ...training.encode import EncodedDataset, encode_dataset, split_held_out
 from ...training.loop import Hooks, Run
 from ...training.method import HintForm, Method
 from ...training.metrics import MetricsFile, smoothed
 from ...training.pictures import from_pixels
-from ...training.source import PairSource, held_out_batches
 from ...training.trainer import Report, Trainer
 from .backbone import HostBackbone, training_mode
-from .dataset_folders import cache_of
-from .encoders import HostPictures, HostTexts, identity_of
+from .encoders import identity_of
+from .train_data import TrainData, prepare_data
 from .train_files import TrainFiles, describe_run, files_for
 from .train_preview import PreviewPainter
 
@@ -130,58 +129,34 @@ def train(job: TrainJob, show: Callable[[str], None] = lambda _text: None) -> Tr
     files.check_free(job.is_resumed)
     recipe.check(job.model, job.config)
     usable_pairs(job.dataset)
-    pictures, texts = HostPictures(job.vae), HostTexts(job.clip, recipe.context_width(job.model))
-    encoded = _encode(job, pictures, texts, show)
+    backbone = HostBackbone(job.model, job.config.gradient_checkpointing)
+    data = prepare_data(job, backbone.objective, show)
     # The VAE and the text encoder have done their work.
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
     with training_mode([job.model, *recipe.networks()], is_cast=job.config.precision == "fp32"):
-        run = _build_run(job, encoded, files, {"VAE": pictures.identity, "text encoder": texts.identity})
-        _attach_hooks(run, job, encoded, files, show)
+        run = _build_run(job, backbone, data, files)
+        _attach_hooks(run, job, data, files, show)
         if job.is_resumed and run.resume():
             logger.info("'%s': training goes on from step %d", files.name, run.trainer.step)
         run.train()
-        logger.info("'%s': trained for %d steps on %d pairs", files.name, run.trainer.step, len(encoded.items))
+        logger.info("'%s': trained for %d steps on %d pairs", files.name, run.trainer.step, data.count)
         return TrainResult(tuple(files.names), list(run.trainer.losses), files.previews())
 
 
-def _encode(job: TrainJob, pictures: HostPictures, texts: HostTexts, show: Callable[[str], None]) -> EncodedDataset:
-    bar = comfy.utils.ProgressBar(1)
-
-    def on_item(done: int, count: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done, count)
-        show(f"encoding pair {done} of {count}")
-
-    scale = job.model.model.latent_format.scale_factor
-    return encode_dataset(job.dataset, pictures, texts, cache_of(job.dataset), scale, job.recipe.hint_form, on_item)
+def _build_run(job: TrainJob, backbone: Backbone, data: TrainData, files: TrainFiles) -> Run:
+    config, recipe = job.config, job.recipe
+    trainer = Trainer(recipe.build(job.model, config), backbone, config)
+    made_from = {"method": recipe.method, "model": identity_of(job.model, "diffusion_model."), **recipe.identity()}
+    states, metrics = StateStore(files.folder, config.keep_states), MetricsFile(files.metrics)
+    return Run(trainer, data.source, data.held_out, states, metrics, data.identity | made_from)
 
 
-def _build_run(job: TrainJob, encoded: EncodedDataset, files: TrainFiles, identity: dict[str, str]) -> Run:
-    config = job.config
-    backbone = HostBackbone(job.model, config.gradient_checkpointing)
-    trainer = Trainer(job.recipe.build(job.model, config), backbone, config)
-    trained, held_out = split_held_out(encoded.items, config.validation_pairs)
-    identity |= {
-        "dataset": encoded.digest,
-        "method": job.recipe.method,
-        "model": identity_of(job.model, "diffusion_model."),
-        **job.recipe.identity(),
-    }
-    return Run(
-        trainer,
-        PairSource(encoded, trained, config, backbone.objective),
-        held_out_batches(encoded, held_out, config.seed, backbone.objective),
-        StateStore(files.folder, config.keep_states),
-        MetricsFile(files.metrics),
-        identity,
-    )
-
-
-def _attach_hooks(run: Run, job: TrainJob, encoded: EncodedDataset, files: TrainFiles, show: Callable[[str], None]) -> None:
-    metadata = describe_run(job.dataset, encoded, run.trainer.config, job.recipe.describe())
+def _attach_hooks(run: Run, job: TrainJob, data: TrainData, files: TrainFiles, show: Callable[[str], None]) -> None:
+    about = job.recipe.describe() | {"dataset_hash": data.digest, "pairs": data.count}
+    metadata = describe_run(job.dataset, job.config, about)
     progress = Progress(job.config.steps, show)
-    painter = PreviewPainter(job.vae, encoded, run.held_out, [job.model, *job.recipe.networks()])
+    painter = PreviewPainter(job.vae, data, [job.model, *job.recipe.networks()])
 
     def preview(trainer: Trainer) -> None:
         picture = painter.paint(trainer)

@@ -10,11 +10,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...training.backbone import Batch
-from ...training.encode import EncodedDataset
 from ...training.preview import grid, sample
 from ...training.trainer import Trainer
 from .backbone import share_with_autograd
+from .train_data import TrainData
 
 PIXEL_CHANNELS = 3
 ROWS = 4
@@ -26,27 +25,27 @@ class PreviewPainter:
 
     Args:
         vae: Decodes; it is loaded for that only.
-        encoded: The dataset.
-        held_out: Batches of the pairs to show, one pair each.
+        data: The held-out pairs, and what belongs to them.
         networks: To load again afterwards.
     """
 
-    def __init__(self, vae: Any, encoded: EncodedDataset, held_out: Sequence[Batch], networks: Sequence[ModelPatcher]) -> None:
+    def __init__(self, vae: Any, data: TrainData, networks: Sequence[ModelPatcher]) -> None:
         self.vae = vae
-        self.encoded = encoded
-        self.pairs = list(held_out[:ROWS])
+        self.data = data
+        self.pairs = list(data.held_out[:ROWS])
         self.networks = list(networks)
         self._fixed: list[tuple[Tensor, Tensor]] = []
 
     def paint(self, trainer: Trainer) -> Tensor:
         """(3, H, W) in [0, 1]: a row for each pair."""
-        empty = self.encoded.text(self.encoded.empty_text)["context"][None]
         samples = []
         for row, pair in enumerate(self.pairs):
             comfy.model_management.throw_exception_if_processing_interrupted()
             extras = {name: rows[:1] for name, rows in pair.extras.items()}
             seed, shape = trainer.config.seed + row, pair.latents.shape[1:]
-            samples.append(sample(trainer, pair.hints[:1], pair.context[:1], empty, seed, shape, extras, pair.condition))
+            samples.append(
+                sample(trainer, pair.hints[:1], pair.context[:1], self.data.empty, seed, shape, extras, pair.condition)
+            )
         with torch.no_grad():
             if not self._fixed:
                 self._fixed = [(self._show_hint(pair.hints[:1]), self._decode(pair.latents[:1])) for pair in self.pairs]
@@ -58,7 +57,7 @@ class PreviewPainter:
 
     def _decode(self, latents: Tensor) -> Tensor:
         """(1, 4, h, w), scaled, to (3, H, W)."""
-        return self.vae.decode(latents / self.encoded.scale)[0].movedim(-1, 0).cpu()  # HWC -> CHW
+        return self.vae.decode(latents / self.data.scale)[0].movedim(-1, 0).cpu()  # HWC -> CHW
 
     def _show_hint(self, hints: Tensor) -> Tensor:
         """Pixels as they are, a latent through the VAE; it was encoded in [0, 1], where the host decodes from [-1, 1]."""

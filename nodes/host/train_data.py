@@ -1,0 +1,80 @@
+"""What a training reads, made from what the graph brings: encoded once, then drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import comfy.model_management
+import comfy.utils
+from torch import Tensor
+
+from ...training.backbone import Batch, Source
+from ...training.encode import EncodedDataset, encode_dataset, split_held_out
+from ...training.objective import Objective
+from ...training.source import PairSource, held_out_batches
+from .dataset_folders import cache_of
+from .encoders import HostPictures, HostTexts
+
+if TYPE_CHECKING:
+    from .train_job import TrainJob
+
+
+@dataclass(frozen=True, eq=False)
+class TrainData:
+    """Encoded data, ready to be drawn from. The networks that encoded it are not needed any more."""
+
+    source: Source
+    held_out: Sequence[Batch]
+    """One batch for each pair that is held out."""
+    empty: Tensor
+    """(1, L, D), the empty text."""
+    scale: float
+    """Factor from the VAE's latents to the model's."""
+    digest: str
+    """Names the content of all pairs and the settings."""
+    count: int
+    """Pairs."""
+    identity: dict[str, str]
+    """Of the data and of what encoded it, by name: a resumed run needs the same."""
+
+
+def prepare_data(job: TrainJob, objective: Objective, show: Callable[[str], None]) -> TrainData:
+    """Encode what is not encoded yet.
+
+    Args:
+        job: Checked.
+        objective: Draws the noise levels.
+        show: Puts a line of text on the node.
+
+    Returns:
+        What the training reads.
+
+    Raises:
+        ValueError: VAE or text encoder do not fit the model, or pairs cannot be used.
+    """
+    pictures, texts = HostPictures(job.vae), HostTexts(job.clip, job.recipe.context_width(job.model))
+    encoded = _encode(job, pictures, texts, show)
+    trained, held_out = split_held_out(encoded.items, job.config.validation_pairs)
+    return TrainData(
+        PairSource(encoded, trained, job.config, objective),
+        held_out_batches(encoded, held_out, job.config.seed, objective),
+        encoded.text(encoded.empty_text)["context"][None],
+        encoded.scale,
+        encoded.digest,
+        len(encoded.items),
+        {"VAE": pictures.identity, "text encoder": texts.identity, "dataset": encoded.digest},
+    )
+
+
+def _encode(job: TrainJob, pictures: HostPictures, texts: HostTexts, show: Callable[[str], None]) -> EncodedDataset:
+    bar = comfy.utils.ProgressBar(1)
+
+    def on_item(done: int, count: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, count)
+        show(f"encoding pair {done} of {count}")
+
+    scale = job.model.model.latent_format.scale_factor
+    return encode_dataset(job.dataset, pictures, texts, cache_of(job.dataset), scale, job.recipe.hint_form, on_item)
