@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -73,22 +73,24 @@ class EncodedDataset:
 
     def latent(self, key: str, generator: torch.Generator | None = None) -> Tensor:
         """(4, h, w), scaled: a sample of the posterior, or its mode without a generator."""
-        return self._sampled(self.cache.read(key), generator)
-
-    def _sampled(self, kept: dict[str, Tensor], generator: torch.Generator | None) -> Tensor:
-        if generator is None:
-            return kept["mean"] * self.scale
-        noise = torch.randn(kept["mean"].shape, generator=generator)
-        return (kept["mean"] + kept["deviation"] * noise) * self.scale
+        return sampled(self.cache.read(key), self.scale, generator)
 
     def hint(self, key: str, generator: torch.Generator | None = None) -> Tensor:
         """A hint in the form that the method reads: (4, h, w) as `latent` gives it, or pixels (3, H, W) in [0, 1]."""
         kept = self.cache.read(key)
-        return kept["pixels"].float() / 255 if "pixels" in kept else self._sampled(kept, generator)
+        return kept["pixels"].float() / 255 if "pixels" in kept else sampled(kept, self.scale, generator)
 
     def text(self, key: str) -> dict[str, Tensor]:
         """See `TextEncoder.encode`."""
         return self.cache.read(key)
+
+
+def sampled(kept: Mapping[str, Tensor], scale: float, generator: torch.Generator | None) -> Tensor:
+    """A latent, scaled: a sample of the posterior of its "mean" and "deviation", or its mode without a generator."""
+    if generator is None:
+        return kept["mean"] * scale
+    noise = torch.randn(kept["mean"].shape, generator=generator)
+    return (kept["mean"] + kept["deviation"] * noise) * scale
 
 
 def encode_dataset(
