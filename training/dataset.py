@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .pairs import Pair
+from .pairs import PackedPair, Pair
 from .pictures import SIDE_MULTIPLE, Size, bucket_of, read_size
 
 logger = logging.getLogger("nextcontrol")
 
 BAD_PAIRS = ("refuse", "skip")
+SHARD_PRECISIONS = ("fp16", "fp32")
 ASPECT_TOLERANCE = 0.03
 """By how much the ratio of sides of a hint may differ from its target's, as a fraction."""
 
@@ -58,6 +59,33 @@ class DatasetSettings:
             raise ValueError("; ".join(problems) + ".")
 
 
+@dataclass(frozen=True)
+class ShardSettings:
+    """How pairs are encoded into tar shards, and read from them.
+
+    Raises:
+        ValueError: With every contradiction in one sentence.
+    """
+
+    folder: str = ""
+    """Name of the folder for the encoded shards, beside the dataset's; empty is the dataset's own with "_encoded"."""
+    precision: str = "fp16"
+    """Type of what is kept, "fp16" or "fp32"."""
+    pairs_per_shard: int = 1000
+    """Pairs in one encoded shard of a folder; a tar shard becomes one encoded shard."""
+    shuffle_buffer: int = 2000
+    """Pairs that are shuffled, and held in memory, at a time."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.precision not in SHARD_PRECISIONS:
+            problems.append(f"precision ('{self.precision}') must be {' or '.join(SHARD_PRECISIONS)}")
+        counts = ("pairs_per_shard", "shuffle_buffer")
+        problems += [f"{name} ({getattr(self, name)}) must be 1 or more" for name in counts if getattr(self, name) < 1]
+        if problems:
+            raise ValueError("; ".join(problems) + ".")
+
+
 @dataclass(frozen=True, eq=False)
 class PairDataset:
     """What flows through the `PAIR_DATASET` socket."""
@@ -70,6 +98,12 @@ class PairDataset:
     settings: DatasetSettings
     about: dict[str, Any] = field(default_factory=dict)
     """What made the hints, where our own tool did: hint_type, options."""
+    packed: tuple[Path, ...] = ()
+    """Tar shards, where the pairs lie in these and not in `pairs`."""
+    shards: ShardSettings | None = None
+    """How it is encoded into shards, where it is trained from these."""
+    shared_with: tuple[Path, ...] = ()
+    """Folders of other datasets, whose encoded pictures and texts are used where they are the same."""
 
     @property
     def hint_type(self) -> str:
@@ -108,12 +142,24 @@ def usable_pairs(dataset: PairDataset) -> list[tuple[Pair, Size]]:
 
 def _bucket_or_problem(pair: Pair, settings: DatasetSettings) -> Size | str:
     try:
-        return bucket_of(_checked_size(pair), settings.resolution, settings.has_buckets)
+        return bucket_for(pair, settings)
     except ValueError as error:
         return str(error)
 
 
-def _checked_size(pair: Pair) -> Size:
+def bucket_for(pair: Pair | PackedPair, settings: DatasetSettings) -> Size:
+    """The size that a pair is trained at.
+
+    Args:
+        pair: Whose headers are read.
+        settings: Of its dataset.
+
+    Returns:
+        The square, or its bucket.
+
+    Raises:
+        ValueError: A picture of it cannot be read, or the two are not of one shape.
+    """
     width, height = read_size(pair.target, pair.name)
     hint = read_size(pair.hint, pair.hint.name)
     if abs(hint[0] * height / (hint[1] * width) - 1) > ASPECT_TOLERANCE:
@@ -121,4 +167,4 @@ def _checked_size(pair: Pair) -> Size:
             f"'{pair.name}' is {width}x{height} and its hint {hint[0]}x{hint[1]}: make both of one shape, or set bad_pairs to "
             "skip."
         )
-    return width, height
+    return bucket_of((width, height), settings.resolution, settings.has_buckets)

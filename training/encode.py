@@ -13,7 +13,7 @@ from torch import Tensor
 from .cache import TensorCache, digest_of, file_digest
 from .dataset import DatasetSettings, PairDataset, usable_pairs
 from .method import HintForm
-from .pairs import Pair
+from .pairs import PackedPair, Pair
 from .pictures import Size, UnreadablePictureError, fit_picture, read_picture, to_pixels
 
 logger = logging.getLogger("nextcontrol")
@@ -162,7 +162,7 @@ class _Encoder:
         path = pair.hint if is_hint else pair.target
         key = digest_of("latent", file_digest(path), size, is_hint, is_mirrored, self.pictures.identity)
         if not self.cache.has(key):
-            pixels = _pixels(pair, size, is_hint, is_mirrored)
+            pixels = pixels_of(pair, size, is_hint, is_mirrored)
             mean, deviation = self.pictures.encode(pixels, is_hint)
             self.cache.write(key, mean=mean[0].float(), deviation=deviation[0].float())
         return key
@@ -173,7 +173,7 @@ class _Encoder:
             return self.latent(pair, size, True, is_mirrored)
         key = digest_of("pixels", file_digest(pair.hint), size, is_mirrored)
         if not self.cache.has(key):
-            self.cache.write(key, pixels=(_pixels(pair, size, True, is_mirrored)[0] * 255).round().byte())
+            self.cache.write(key, pixels=(pixels_of(pair, size, True, is_mirrored)[0] * 255).round().byte())
         return key
 
     def text(self, text: str) -> str:
@@ -184,7 +184,8 @@ class _Encoder:
         return key
 
 
-def _pixels(pair: Pair, size: Size, is_hint: bool, is_mirrored: bool) -> Tensor:
+def pixels_of(pair: Pair | PackedPair, size: Size, is_hint: bool, is_mirrored: bool) -> Tensor:
+    """One of a pair's pictures as it is encoded, (1, 3, H, W) in [0, 1]."""
     path, name = (pair.hint, pair.hint.name) if is_hint else (pair.target, pair.name)
     pixels = to_pixels(fit_picture(read_picture(path, name), size, is_hint))
     return pixels.flip(-1) if is_mirrored else pixels

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .pictures import PictureBytes
+
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 HINT_FOLDERS = ("source", "hint", "hints", "conditioning", "conditioning_images", "control", "controls")
 TARGET_FOLDERS = ("target", "targets", "image", "images")
@@ -34,6 +36,17 @@ class Pair:
     target: Path
     caption: str
     """Empty if there is none."""
+
+
+@dataclass(frozen=True)
+class PackedPair:
+    """The same, out of a tar shard."""
+
+    name: str
+    """Name of the shard and key in it."""
+    hint: PictureBytes
+    target: PictureBytes
+    caption: str
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,19 @@ Size = tuple[int, int]
 """(width, height) in pixels, as in PIL."""
 
 
+class PictureBytes(BytesIO):
+    """A picture's file in memory, under the name that it has where it comes from."""
+
+    def __init__(self, name: str, data: bytes) -> None:
+        super().__init__(data)
+        self.name = name
+
+
 class UnreadablePictureError(ValueError):
     """A file is no picture, or a damaged one."""
 
 
-def read_size(path: Path, name: str) -> Size:
+def read_size(path: Path | PictureBytes, name: str) -> Size:
     """Width and height as the picture is seen, from the file's header; `name` is for the error."""
     from PIL import Image
 
@@ -36,11 +45,11 @@ def read_size(path: Path, name: str) -> Size:
         return (picture.height, picture.width) if turned else picture.size
 
 
-def read_picture(path: Path, name: str) -> Image:
+def read_picture(path: Path | PictureBytes, name: str) -> Image:
     """A picture in RGB, upright; what is transparent becomes white, as in the reference.
 
     Args:
-        path: Of the file.
+        path: Of the file, or the file.
         name: For the error.
 
     Returns:

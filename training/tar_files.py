@@ -1,0 +1,147 @@
+"""Tar shards of samples, read and written by the `webdataset` library; a written shard is whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from .checkpoint import put_in_place
+
+Sample = dict[str, Any]
+"""Content of a sample's files by what follows the first dot of their names, and its "__key__"."""
+INSTALL = "python -m pip install webdataset"
+_TAR_END = 1024
+"""Bytes, all zero, that every tar file ends with."""
+
+
+class DamagedShardError(ValueError):
+    """A shard is missing, cut off, or no tar file."""
+
+
+class Written(NamedTuple):
+    """What a new shard is like."""
+
+    count: int
+    """Samples."""
+    size: int
+    """Bytes."""
+    digest: str
+    """Names its content."""
+
+
+def find_library() -> Any:
+    """The library.
+
+    Returns:
+        The module `webdataset`.
+
+    Raises:
+        ValueError: It is not installed.
+    """
+    try:
+        import webdataset.tariterators
+    except ImportError as error:
+        raise ValueError(f"Tar shards need the package webdataset ({error}): run '{INSTALL}' in ComfyUI's Python.") from error
+    return webdataset
+
+
+def read_samples(path: Path) -> Iterator[Sample]:
+    """Stream the samples of a shard, one in memory at a time.
+
+    Args:
+        path: Of a tar file. Files of one sample follow each other; their names are equal up to the first dot.
+
+    Yields:
+        Samples in the order of the file.
+
+    Raises:
+        DamagedShardError: It is not there, not whole, or has a file twice.
+    """
+    library = find_library().tariterators
+    _check_whole(path)
+    with path.open("rb") as stream:
+        samples = library.group_by_keys(library.tar_file_expander([{"url": path.name, "stream": stream}]))
+        with closing(samples):
+            while True:
+                try:
+                    sample = next(samples, None)
+                except (tarfile.TarError, EOFError, ValueError, OSError) as error:
+                    raise DamagedShardError(f"The shard '{path.name}' cannot be read ({error.args[0]}): {_CURE}.") from error
+                if sample is None:
+                    return
+                yield sample
+
+
+_CURE = "copy it anew, or set bad_pairs to skip"
+
+
+def _check_whole(path: Path) -> None:
+    """The library takes a file that is cut between two members for a whole one."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - _TAR_END))
+            end = stream.read()
+    except FileNotFoundError as error:
+        raise DamagedShardError(f"The shard '{path.name}' is missing: {_CURE}.") from error
+    if len(end) < _TAR_END or any(end):
+        raise DamagedShardError(f"The shard '{path.name}' is cut off, or no tar file: {_CURE}.")
+
+
+def write_samples(path: Path, samples: Iterable[Sample]) -> Written:
+    """Write a shard that has its name only when it is complete and on the disk.
+
+    Args:
+        path: Replaced if it is there.
+        samples: Bytes or text each. The same samples give the same file.
+
+    Returns:
+        What it is like; without a sample no file is left.
+
+    Raises:
+        OSError: The disk is full or not writable; what was at `path` is as it was.
+    """
+    library = find_library()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left_over in path.parent.glob(f".{path.name}.*.part"):
+        left_over.unlink(missing_ok=True)
+    temporary = new_name(path)
+    count = 0
+    try:
+        with temporary.open("wb") as stream:
+            watched = _Watched(stream)
+            with library.TarWriter(watched, encoder=False, mtime=0, compress=False) as writer:
+                for sample in samples:
+                    writer.write(sample)
+                    count += 1
+        if count:
+            put_in_place(temporary, path)
+        else:
+            path.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Written(count, watched.size if count else 0, watched.digest.hexdigest() if count else "")
+
+
+def new_name(path: Path) -> Path:
+    """A hidden name beside a file, which no other process has at the same time."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+
+
+class _Watched:
+    """A file that knows what was written into it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+        self.size = 0
+        self.digest = hashlib.blake2b(digest_size=20)
+
+    def write(self, data: bytes) -> int:
+        """As a file's."""
+        self.size += len(data)
+        self.digest.update(data)
+        return self.stream.write(data)
