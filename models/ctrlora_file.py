@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from .adapted import LORA, Condition
@@ -79,6 +80,35 @@ def condition_names(tensors: Mapping[str, Tensor]) -> list[str]:
 def linear_names(config: CtrLoRAConfig) -> list[str]:
     """The base's linear layers in the order that numbers the LoRAs of a pretraining checkpoint."""
     return [name for name, module in CtrLoRA(config, device="meta").named_modules() if hasattr(module, "in_features")]
+
+
+def stack_conditions(base: Mapping[str, Tensor], conditions: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Base and conditions as a pretraining checkpoint has them: `loras_dict.<condition>.<number of the layer>`.
+
+    Args:
+        base: Without prefix.
+        conditions: By name, without prefix. The layout has one set of zero convolutions and norms, the base's: what a condition
+            has of them must be the same.
+
+    Returns:
+        Sharing memory with what is given.
+
+    Raises:
+        ValueError: A condition has zero convolutions or norms of its own, or a LoRA for a layer that the base does not have.
+    """
+    numbers = {layer: number for number, layer in enumerate(linear_names(read_config(shapes_of(base))))}
+    stacked = dict(base)
+    for name, tensors in conditions.items():
+        for key, tensor in tensors.items():
+            layer, _, half = key.partition(LORA)
+            if half and layer in numbers:
+                stacked[f"loras_dict.{name}.{numbers[layer]}.{half}"] = tensor
+            elif half or key not in base or not torch.equal(tensor, base[key]):
+                raise ValueError(
+                    f"'{name}' has '{key}' of its own, which a file of several conditions has no place for: keep it in a "
+                    "file of its own."
+                )
+    return stacked
 
 
 def read_condition(

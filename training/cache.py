@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -23,18 +24,20 @@ def file_digest(path: Path) -> str:
 
 
 class TensorCache:
-    """Small safetensors files in a folder, by key; each is complete or not there."""
+    """Small safetensors files in a folder, by key; each is complete or not there.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Written and read.
+        others: Folders of other caches, read as well: a key says what lies under it, wherever that is.
+    """
+
+    def __init__(self, folder: Path, others: Sequence[Path] = ()) -> None:
         self.folder = folder
+        self.folders = (folder, *others)
 
     def has(self, key: str) -> bool:
         """Whether it is there and can be opened."""
-        try:
-            with safe_open(self._path(key), framework="pt"):
-                return True
-        except (OSError, SafetensorError):
-            return False
+        return any(map(_can_be_opened, self._paths(key)))
 
     def write(self, key: str, **tensors: Tensor) -> None:
         """Keep some tensors under a key.
@@ -46,7 +49,19 @@ class TensorCache:
 
     def read(self, key: str) -> dict[str, Tensor]:
         """What was written under a key."""
-        return load_file(self._path(key))
+        paths = self._paths(key)
+        return load_file(paths[0] if len(paths) == 1 else next(filter(_can_be_opened, paths), paths[0]))
 
     def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.safetensors"
+        return self._paths(key)[0]
+
+    def _paths(self, key: str) -> list[Path]:
+        return [folder / key[:2] / f"{key}.safetensors" for folder in self.folders]
+
+
+def _can_be_opened(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False

@@ -6,10 +6,11 @@ when the condition takes effect, however flat the loss is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from .backbone import Batch
@@ -26,6 +27,8 @@ class Sensitivity:
     """With the hint of another pair."""
     none: float
     """Without a control."""
+    by_condition: Mapping[str, Sensitivity] = field(default_factory=dict)
+    """The same for each condition alone, where there are several."""
 
     @property
     def shuffled_ratio(self) -> float:
@@ -44,16 +47,30 @@ def measure(trainer: Trainer, held_out: Sequence[Batch]) -> Sensitivity:
 
     Args:
         trainer: Its weights are not changed.
-        held_out: Two or more batches of one pair each, sizes may differ.
+        held_out: Batches of one pair each, sizes may differ; see `with_partners`.
 
     Returns:
-        The three errors, averaged over the pairs.
+        The three errors, averaged over the pairs that have a partner.
     """
-    backbone = trainer.backbone
-    batches = [batch.to(backbone.device) for batch in held_out]
-    errors = torch.zeros(3, device=backbone.device)
+    errors = {name: _errors(trainer, own) for name, own in with_partners(held_out).items()}
+    every = {name: Sensitivity(*own.mean(0).tolist()) for name, own in errors.items()}
+    whole = torch.cat(list(errors.values())).mean(0).tolist()
+    return Sensitivity(*whole, by_condition=every if len(every) > 1 else {})
+
+
+def with_partners(held_out: Sequence[Batch]) -> dict[str, list[Batch]]:
+    """The batches by condition, without conditions of one pair: a wrong hint is that of another pair of the same condition."""
+    found: dict[str, list[Batch]] = {}
+    for batch in held_out:
+        found.setdefault(batch.condition, []).append(batch)
+    return {name: own for name, own in found.items() if len(own) > 1}
+
+
+def _errors(trainer: Trainer, held_out: Sequence[Batch]) -> Tensor:
+    """(pairs, 3), for each pair with its own hint, the next pair's, and none."""
+    batches = [batch.to(trainer.backbone.device) for batch in held_out]
+    rows = []
     for batch, other in zip(batches, [*batches[1:], batches[0]], strict=True):
         foreign = F.interpolate(other.hints, batch.hints.shape[-2:]) if other.hints.shape != batch.hints.shape else other.hints
-        for i, hints in enumerate((batch.hints, foreign, None)):
-            errors[i] += trainer.loss(batch, hints) / len(batches)
-    return Sensitivity(*errors.tolist())
+        rows.append(torch.stack([trainer.loss(batch, hints) for hints in (batch.hints, foreign, None)]))
+    return torch.stack(rows)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -10,6 +12,7 @@ import folder_paths
 
 from ...training.cache import TensorCache
 from ...training.dataset import DatasetSettings, PairDataset
+from ...training.mixed import MixedDataset, check_conditions
 from ...training.pairs import check_inside, find_pairs
 
 KIND = "nextcontrol_datasets"
@@ -88,11 +91,32 @@ def open_dataset(name: str, settings: DatasetSettings) -> PairDataset:
     return PairDataset(name, folder, listing.pairs, listing.orphans, settings, _read_about(folder))
 
 
+def open_datasets(folders: Mapping[str, str], settings: DatasetSettings) -> MixedDataset:
+    """Look through a dataset folder for each condition.
+
+    Args:
+        folders: By condition.
+        settings: Of every folder; `hint_type` is the condition's name there.
+
+    Returns:
+        With caches that are read by all.
+
+    Raises:
+        FileNotFoundError: A folder is not there.
+        ValueError: A name cannot be used, or see `open_dataset`.
+    """
+    check_conditions(list(folders))
+    opened = {name: open_dataset(folder, replace(settings, hint_type=name)) for name, folder in folders.items()}
+    places = {name: tuple(part.folder for other, part in opened.items() if other != name) for name in opened}
+    return MixedDataset({name: replace(part, shared_with=places[name]) for name, part in opened.items()})
+
+
 def cache_of(dataset: PairDataset) -> TensorCache:
-    """The dataset's encoded latents and texts, in a hidden folder of its own."""
-    folder = dataset.folder / CACHE
-    check_inside(folder, dataset_roots(), CACHE)
-    return TensorCache(folder)
+    """The dataset's encoded latents and texts, in a hidden folder of its own; those of others are read as well."""
+    folder, *others = [folder / CACHE for folder in (dataset.folder, *dataset.shared_with)]
+    for cache in (folder, *others):
+        check_inside(cache, dataset_roots(), CACHE)
+    return TensorCache(folder, others)
 
 
 def stamp_of(name: str | None) -> Any:
