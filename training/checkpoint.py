@@ -43,7 +43,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         OSError: The disk is full or not writable; what was at `path` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = _temporary(path)
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
@@ -59,12 +59,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def write_text(path: Path, text: str) -> None:
     """Write a text file in the same way."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = _temporary(path)
     try:
         temporary.write_text(text, encoding="utf-8")
         put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Of its own for each process of a run; the next run writes over what a killed one left."""
+    return path.with_name(f".{path.name}.{os.environ.get('RANK', '0')}.part")
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
@@ -94,9 +99,13 @@ class StateStore:
             OSError: It cannot be written; the states that are there stay.
         """
         about = json.dumps(state.about)
-        write_tensors(self.folder / f"state-{state.step:08d}.state", state.tensors, {"nextcontrol.state": about})
+        write_tensors(self._path(state.step), state.tensors, {"nextcontrol.state": about})
         for _, path in self._found()[self.keep :]:
             path.unlink(missing_ok=True)
+
+    def has(self, step: int) -> bool:
+        """Whether the state of that step is there."""
+        return self._path(step).is_file()
 
     def load(self) -> State | None:
         """The newest state that can be read, or None. What a killed run left half-written is removed."""
@@ -105,6 +114,9 @@ class StateStore:
                 left_over.unlink(missing_ok=True)
         states = (_read(step, path) for step, path in self._found())
         return next((state for state in states if state is not None), None)
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"state-{step:08d}.state"
 
     def _found(self) -> list[tuple[int, Path]]:
         """Newest first."""

@@ -13,7 +13,7 @@ PRECISIONS = ("fp32", "bf16")
 OPTIMIZERS = ("adamw", "adamw8bit")
 SCHEDULES = ("constant", "cosine")
 MAY_CHANGE = frozenset({
-    "save_every", "keep_states", "preview_every", "preview_steps", "preview_guidance", "sensitivity_every",
+    "save_every", "keep_states", "preview_every", "preview_steps", "preview_guidance", "sensitivity_every", "shard_optimizer",
 })  # fmt: skip
 """Settings that have no influence on the weights: a resumed run may have others."""
 _AT_LEAST_ONE = ("steps", "rank", "batch_size", "accumulation_steps", "save_every", "keep_states", "preview_steps")
@@ -76,7 +76,9 @@ class TrainConfig:
     sensitivity_every: int = 50
     """Updates between two looks at the held-out pairs; 0 takes none."""
     validation_pairs: int = 4
-    """Pairs that are held out."""
+    """Pairs that are held out, of each condition."""
+    shard_optimizer: bool = False
+    """Switch: each of several processes keeps a part of the optimizer's state; alone it changes nothing."""
 
     def __post_init__(self) -> None:
         problems = list(self._problems())
@@ -97,6 +99,8 @@ class TrainConfig:
         for name, choices in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in choices:
                 yield f"{name} ('{getattr(self, name)}') must be {' or '.join(choices)}"
+        if self.shard_optimizer and self.optimizer != "adamw":
+            yield f"shard_optimizer needs the optimizer adamw, and optimizer is '{self.optimizer}'"
         if self.warmup_steps >= self.steps >= 1:
             yield f"warmup_steps ({self.warmup_steps}) must be below steps ({self.steps})"
         if self.validation_pairs == 0 and self.preview_every > 0:

@@ -12,7 +12,7 @@ from .config import TrainConfig
 
 
 def build_optimizer(
-    parameters: Mapping[str, Tensor], rate_factor: Callable[[str], float], config: TrainConfig
+    parameters: Mapping[str, Tensor], rate_factor: Callable[[str], float], config: TrainConfig, is_sharded: bool = False
 ) -> torch.optim.Optimizer:
     """The optimizer of a run.
 
@@ -20,6 +20,7 @@ def build_optimizer(
         parameters: What is trained, by name.
         rate_factor: Learning rate of a tensor by name, as a multiple of the run's. Its group keeps it under that name.
         config: Names it.
+        is_sharded: Each process of the default process group keeps a part of the state (ZeRO stage 1, arXiv:1910.02054).
 
     Returns:
         With torch's own betas and epsilon, as in the reference.
@@ -33,6 +34,11 @@ def build_optimizer(
         {"params": [parameters[name] for name, own in factors.items() if own == factor], "rate_factor": factor}
         for factor in dict.fromkeys(factors.values())
     ]
+    if is_sharded:
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+
+        # A view of one buffer for each process: as many broadcasts in an update, not one for each tensor.
+        return ZeroRedundancyOptimizer(groups, torch.optim.AdamW, parameters_as_bucket_view=True, **arguments)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, **arguments)
     try:
@@ -45,6 +51,11 @@ def build_optimizer(
     return bitsandbytes.optim.AdamW8bit(groups, **arguments)
 
 
+def collect_state(optimizer: torch.optim.Optimizer) -> None:
+    """Bring a sharded state together in the main process, for `state_tensors` there. An exchange."""
+    optimizer.consolidate_state_dict(to=0)  # type: ignore[attr-defined]
+
+
 def names_in_order(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> list[str]:
     """Names of the parameters in the order in which the optimizer's state numbers them: group by group."""
     names = {id(tensor): name for name, tensor in parameters.items()}
@@ -55,7 +66,7 @@ def state_tensors(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dic
     """What the optimizer remembers of each parameter.
 
     Args:
-        optimizer: After any number of updates.
+        optimizer: After any number of updates; a sharded one after `collect_state`.
         names: Of its parameters, in their order.
 
     Returns:
@@ -76,4 +87,6 @@ def restore_state(optimizer: torch.optim.Optimizer, names: Sequence[str], kept: 
     for key, tensor in kept.items():
         name, _, what = key.rpartition("/")
         state.setdefault(index[name], {})[what] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    # The base class: a sharded optimizer gives out only a state that was collected.
+    groups = torch.optim.Optimizer.state_dict(optimizer)["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,8 @@ from .backbone import NO_CONTROL, Backbone, Batch
 from .checkpoint import State
 from .config import TrainConfig
 from .method import Method
-from .optimizer import build_optimizer, names_in_order, restore_state, state_tensors
+from .optimizer import build_optimizer, collect_state, names_in_order, restore_state, state_tensors
+from .team import Alone, Team, check_share
 
 
 class DivergedError(ValueError):
@@ -38,9 +40,15 @@ class Trainer:
         method: What is trained.
         backbone: The diffusion model.
         config: The settings.
+        team: The processes that share the work; without one this process does it all.
+
+    Raises:
+        ValueError: The processes cannot share an update equally.
     """
 
-    def __init__(self, method: Method, backbone: Backbone, config: TrainConfig) -> None:
+    def __init__(self, method: Method, backbone: Backbone, config: TrainConfig, team: Team | None = None) -> None:
+        self.team = team or Alone()
+        check_share(config.accumulation_steps, self.team.share.processes)
         self.method = method
         self.backbone = backbone
         self.config = config
@@ -49,7 +57,9 @@ class Trainer:
         self.is_between_updates = True
         """False while weights are being written: a state taken then would be neither before nor after."""
         self._parameters = method.parameters()
-        self.optimizer = build_optimizer(self._parameters, method.rate_factor, config)
+        self.is_sharded = config.shard_optimizer and self.team.share.processes > 1
+        """Whether each process has a part of the optimizer's state, and none has the whole."""
+        self.optimizer = build_optimizer(self._parameters, method.rate_factor, config, self.is_sharded)
         self._average = {key: t.detach().clone() for key, t in self._parameters.items()} if config.ema_decay else {}
 
     def predict(
@@ -87,7 +97,7 @@ class Trainer:
         """One optimizer update.
 
         Args:
-            batches: One for each backward pass, of equal sizes.
+            batches: One for each backward pass of this process, of equal sizes; as many in every process.
 
         Returns:
             What it was like.
@@ -97,16 +107,19 @@ class Trainer:
         """
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.backbone.device)
+        count = len(batches) * self.team.share.processes
         for batch in batches:
             given = batch.to(self.backbone.device)
-            loss = self.loss(given, given.hints, self.config.min_snr_gamma) / len(batches)
+            loss = self.loss(given, given.hints, self.config.min_snr_gamma) / count
             loss.backward()
             total += loss.detach()
         parameters = list(self._parameters.values())
+        total = self.team.meet(total)
+        self.team.sum_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm or math.inf)
         value, length = torch.stack([total, norm.to(total)]).tolist()
         if not math.isfinite(value + length):
-            names = ", ".join(name for batch in batches for name in batch.names)
+            names = ", ".join(self.team.gather(", ".join(name for batch in batches for name in batch.names)))
             raise DivergedError(
                 f"The loss is {value} and its gradient {length} at step {self.step + 1} with {names}: lower learning_rate, or "
                 "look at that pair."
@@ -120,7 +133,8 @@ class Trainer:
         self.is_between_updates = False
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate_factor"]
-        self.optimizer.step()
+        with self.team.exchange() if self.is_sharded else nullcontext():
+            self.optimizer.step()
         with torch.no_grad():
             for key, average in self._average.items():
                 average.lerp_(self._parameters[key], 1 - self.config.ema_decay)
@@ -130,6 +144,13 @@ class Trainer:
     def result(self) -> dict[str, Tensor]:
         """The weights to save: the average where there is one."""
         return self._average or dict(self._parameters)
+
+    def collect(self) -> None:
+        """Before `state`: bring what the processes keep apart together in the main one."""
+        if self.is_sharded:
+            self.team.meet()
+            with self.team.exchange():
+                collect_state(self.optimizer)
 
     def state(self) -> State:
         """Everything that the next update depends on, and the losses so far. Random draws depend on the step alone."""

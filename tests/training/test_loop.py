@@ -49,7 +49,7 @@ class InterruptError(Exception):
     """As the host's: an ordinary exception."""
 
 
-def stop_at_once(_step):
+def stop_at_once(_step, _share):
     raise InterruptError
 
 
@@ -171,8 +171,8 @@ def test_no_number_stops_the_run_and_names_step_and_pair(tmp_path, pairs):
     run = tiny_run(tmp_path, pairs)
     original = run.source.batches
 
-    def poisoned(step):
-        batches = original(step)
+    def poisoned(step, share):
+        batches = original(step, share)
         return [batch._replace(latents=batch.latents * float("nan")) for batch in batches] if step == 4 else batches
 
     run.source.batches = poisoned
