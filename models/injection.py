@@ -18,6 +18,8 @@ Family = Literal["sd15", "sdxl", "svd"]
 Site = Literal["after_conv_in", "after_conv_in_and_skip", "after_down0", "before_mid", "after_mid"]
 Uncond = Literal["auto", "on", "off"]
 
+NORMALIZATIONS = ("cross", "zero_convolution")
+"""How a control meets the feature, as a file's header has it; the second is the paper's ablation, without statistics."""
 FAMILY_TITLES: dict[Family, str] = {"sd15": "SD1.5", "sdxl": "SDXL", "svd": "SVD"}
 
 # Source: ControlNeXt-SVD/models/unet_spatio_temporal_condition_controlnext.py, the scale passes through sigmoid * 1.3.
@@ -48,6 +50,8 @@ class Injection:
     """Unconditional rows are controlled as the conditional ones are."""
     stem_padding: int = 1
     """Of the reference's inference code."""
+    is_normalized: bool = True
+    """The control takes on the feature's statistics; else it is added as it is, as the paper's ablation does."""
 
     def multiplier(self, scale: float | None, is_uncond: bool, rule: Uncond = "auto") -> float:
         """The factor of the normalised control, without the user's strength.
@@ -96,6 +100,11 @@ def variants_of(generation: int) -> tuple[str, ...]:
     return tuple(name for name, injection in INJECTIONS.items() if injection.generation == generation)
 
 
+def _exact(x: Tensor) -> Tensor:
+    """In fp32, or in fp64 as given: half precision has no room for epsilon."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Unbiased standard deviation and mean over C, H, W, kept as (N, 1, 1, 1)."""
     return torch.std_mean(x, dim=(1, 2, 3), keepdim=True, correction=1)
@@ -107,12 +116,14 @@ def standardize(control: Tensor, size: tuple[int, int], injection: Injection) ->
     Args:
         control: (N, C, H, W), any scale.
         size: Height and width of the feature.
-        injection: Its order of pooling and its epsilon count.
+        injection: Its order of pooling and its epsilon count. One without normalization leaves the control's scale.
 
     Returns:
-        (N, C, *size) in fp32.
+        (N, C, *size) in fp32, or in fp64 as given.
     """
-    control = control.float()
+    control = _exact(control)
+    if not injection.is_normalized:
+        return F.adaptive_avg_pool2d(control, size)
     if injection.is_pooled_first:
         control = F.adaptive_avg_pool2d(control, size)
     deviation, mean = _statistics(control)
@@ -121,17 +132,20 @@ def standardize(control: Tensor, size: tuple[int, int], injection: Injection) ->
     return control if injection.is_pooled_first else F.adaptive_avg_pool2d(control, size)
 
 
-def match_statistics(standard: Tensor, feature: Tensor) -> Tensor:
+def match_statistics(standard: Tensor, feature: Tensor, injection: Injection) -> Tensor:
     """Give a standardized control the mean and deviation of the feature, sample by sample.
 
     Args:
         standard: (N, C, H, W) or broadcastable, from `standardize`.
         feature: (N, C, H, W), the activation it will be added to, any dtype.
+        injection: As for `standardize`. One without normalization leaves the control as it is.
 
     Returns:
-        (N, C, H, W) in fp32.
+        (N, C, H, W) in fp32, or in fp64 as given; gradients flow through the statistics of both, as in the reference.
     """
-    deviation, mean = _statistics(feature.float())
+    if not injection.is_normalized:
+        return standard.expand(len(feature), -1, -1, -1)
+    deviation, mean = _statistics(_exact(feature))
     return torch.addcmul(mean, standard, deviation)
 
 
@@ -141,10 +155,10 @@ def cross_normalize(control: Tensor, feature: Tensor, injection: Injection) -> T
     Args:
         control: (N, C, H, W), any scale. Statistics are over C, H, W.
         feature: (N, C, h, w), the UNet activation it will be added to.
-        injection: Order of pooling and epsilon.
+        injection: Order of pooling, epsilon, and whether there are statistics at all.
 
     Returns:
-        (N, C, h, w) in fp32.
+        (N, C, h, w) in fp32, or in fp64 as given.
 
     Raises:
         ValueError: The batch or channel counts differ.
@@ -156,4 +170,4 @@ def cross_normalize(control: Tensor, feature: Tensor, injection: Injection) -> T
             f"The control is {tuple(control.shape)} and the feature {tuple(feature.shape)}: "
             "batch and channels must be equal, use the module that belongs to this model."
         )
-    return match_statistics(standardize(control, (feature.shape[-2], feature.shape[-1]), injection), feature)
+    return match_statistics(standardize(control, (feature.shape[-2], feature.shape[-1]), injection), feature, injection)

@@ -56,6 +56,12 @@ class SmallVAE:
         """[0, 1] to [-1, 1]."""
         return pixels * 2 - 1
 
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 4, h, w) of (B, H, W, 3): the mode; what is asked of it is not noted as seen."""
+        encoder = self.first_stage_model.encoder
+        given = self.process_input(pixels.movedim(-1, 1))
+        return torch.nn.functional.conv2d(given, encoder.weight, encoder.bias, stride=8)[:, :4]
+
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """(B, H, W, 3)."""
         return ((self.first_stage_model.decoder(latents) + 1) / 2).clamp(0, 1).movedim(1, -1)
@@ -97,8 +103,9 @@ def small_job(base_folder: Path, dataset: str, name: str, is_resumed: bool = Tru
     parts = {"model": build_model("ctrlora"), "clip": SmallCLIP(), "vae": SmallVAE(), "base": load_small_base(base_folder)}
     chosen = {key: changes.pop(key, part) for key, part in parts.items()}
     folder_settings = DatasetSettings(resolution=64, **changes.pop("dataset_settings", {}))
+    recipe = changes.pop("recipe", None)
     config = TrainConfig(**(settings | {"validation_pairs": 0} | changes))
-    recipe = changes.get("recipe") or CtrLoRARecipe(chosen.pop("base"), config.rank)
+    recipe = recipe or CtrLoRARecipe(chosen.pop("base"), config.rank)
     opened = open_dataset(dataset, folder_settings)
     return TrainJob(chosen["model"], chosen["clip"], chosen["vae"], recipe, opened, name, config, is_resumed)
 

@@ -21,6 +21,7 @@ def sample(
     shape: Sequence[int],
     extras: Mapping[str, Tensor] | None = None,
     condition: str = "",
+    empty_extras: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Guided sampling with the trainer's own networks.
 
@@ -31,8 +32,9 @@ def sample(
         empty: (1, L, D), the empty text.
         seed: Of the noise; row n has noise of its own.
         shape: (4, h, w), of a latent.
-        extras: See `Batch.extras`; the same with and without the text.
+        extras: See `Batch.extras`.
         condition: Of the hints, where there are several.
+        empty_extras: Those that belong to the empty text, one row each; what is not among them is the same without the text.
 
     Returns:
         (B, 4, h, w), scaled latents.
@@ -40,7 +42,8 @@ def sample(
     config, device, count = trainer.config, trainer.backbone.device, len(hints)
     noise = [torch.randn(shape, generator=generator_for("preview", seed, row)) for row in range(count)]
     hints, context = hints.to(device), torch.cat([context, empty.expand(count, -1, -1)]).to(device)
-    twice = {name: torch.cat([rows, rows]).to(device) for name, rows in (extras or {}).items()}
+    without = {name: row.expand_as(extras[name]) for name, row in (empty_extras or {}).items()} if extras else {}
+    twice = {name: torch.cat([rows, without.get(name, rows)]).to(device) for name, rows in (extras or {}).items()}
 
     def predict(x: Tensor, levels: Tensor) -> Tensor:
         both = trainer.predict(

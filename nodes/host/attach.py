@@ -8,7 +8,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
-from ...models.injection import FAMILY_TITLES, INJECTIONS, Uncond
+from ...models.injection import FAMILY_TITLES, Uncond
 from .control_patch import ControlNeXtPatch
 from .controlnext_file import ControlNeXtFile
 from .hints import check_image, to_masks
@@ -57,7 +57,7 @@ def attach_controlnext(
     if strength == 0 or percents[0] >= percents[1]:
         return model
     family = family_of(model)
-    injection = INJECTIONS[controlnext.variant_for(family)]
+    injection = controlnext.injection_for(family)
     place = find_place(model.model.diffusion_model, injection.site)
     if controlnext.config.out != place.channels:
         raise ValueError(

@@ -52,7 +52,7 @@ class HostBackbone:
         with weights_in_place(unet, control.weights):
             embedding = unet.time_embed(timestep_embedding(times, unet.model_channels).to(noisy.dtype))
             if unet.num_classes is not None:
-                embedding = embedding + unet.label_emb(self._vector(noisy, extras["pooled"]).to(noisy.dtype))
+                embedding = embedding + unet.label_emb(self._vector(noisy, extras["pooled"]).to(noisy))
 
             def run(block: Any, x: Tensor, shape: Any = None) -> Tensor:
                 options = {"optimized_attention_override": plain_attention}
@@ -155,6 +155,18 @@ def check_model(model: ModelPatcher, context_width: int, base_name: str) -> None
             f"'{base_name}' is made for text of width {context_width} (SD1.5) and the model is of the family "
             f"{type(config).__name__} (text width {width}): load an SD1.5 checkpoint."
         )
+    check_trainable(model)
+
+
+def check_trainable(model: ModelPatcher) -> None:
+    """Refuse a model that this backbone does not run as the host does.
+
+    Args:
+        model: From any loader, with a UNet.
+
+    Raises:
+        ValueError: It predicts something else, or carries patches that the trainer would not run.
+    """
     kinds = comfy.model_base.ModelType
     if model.model.model_type not in {kinds.EPS, kinds.V_PREDICTION}:
         raise ValueError(

@@ -245,7 +245,7 @@ class ControlNeXtPatch:
     def _residual(self, h: Tensor, plan: Plan, chunk: Chunk, span: slice) -> Tensor:
         size = (h.shape[-2], h.shape[-1])
         standard = standardize(chunk.area.crop(plan.control, plan.size), size, self.injection)
-        residual = match_statistics(_take(standard, plan.rows[span]), h) * chunk.multiplier
+        residual = match_statistics(_take(standard, plan.rows[span]), h, self.injection) * chunk.multiplier
         if plan.masks is not None:
             masks = F.adaptive_avg_pool2d(chunk.area.crop(plan.masks, plan.size), size)
             residual = residual * _take(masks, plan.mask_rows[span])

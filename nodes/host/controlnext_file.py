@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.model_management
@@ -21,7 +22,7 @@ from ...models.detect import (
     detect_unet_family,
     possible_variants,
 )
-from ...models.injection import FAMILY_TITLES, INJECTIONS, Family, Injection
+from ...models.injection import FAMILY_TITLES, INJECTIONS, NORMALIZATIONS, Family, Injection
 from ...models.state_dict import control_part, shapes_of, unet_part
 from .files import check_finite, read_file
 from .folders import CONTROLNEXT_FOLDERS, UNET_FOLDERS, find_file, fingerprint
@@ -46,12 +47,16 @@ class ControlNeXtFile:
     stem_padding: int | None
     """None for the variant's own."""
     unet: UNetWeights | None
+    trained_scale: float | None = None
+    """The multiplier of its training, where the file's header tells it: what strength 1 stands for."""
+    is_normalized: bool = True
+    """See `Injection.is_normalized`."""
     _networks: dict[int, ModelPatcher] = field(default_factory=dict)
 
     @property
     def scale(self) -> float | None:
-        """The learned scale, if the file has one."""
-        return float(self.tensors["scale"]) if "scale" in self.tensors else None
+        """The learned scale, or that of the training, if the file has one."""
+        return float(self.tensors["scale"]) if "scale" in self.tensors else self.trained_scale
 
     def variant_for(self, family: Family) -> str:
         """The variant that fits a model of a family.
@@ -73,6 +78,17 @@ class ControlNeXtFile:
                 f"load a {families} checkpoint, or choose a control for {FAMILY_TITLES[family]}."
             )
         return next((variant for variant in _DEFAULTS[family] if variant in fitting), fitting[0])
+
+    def injection_for(self, family: Family) -> Injection:
+        """How it meets a model of a family.
+
+        Returns:
+            The row of its variant, changed as the file says.
+
+        Raises:
+            ValueError: No variant fits.
+        """
+        return replace(INJECTIONS[self.variant_for(family)], is_normalized=self.is_normalized)
 
     def network(self, injection: Injection) -> ModelPatcher:
         """The module under the host's memory management; the same object for every control that uses it."""
@@ -121,6 +137,8 @@ def load_controlnext_file(
         _choose_variants(tensors, control_file, metadata.get("nextcontrol.variant", AUTO) if variant == AUTO else variant),
         int(padding) if padding in ("0", "1") else None,
         None if unet_file == NO_FILE else _load_unet(unet_file, unet_weights),
+        _scale_in(metadata, control_file),
+        _is_normalized_in(metadata, control_file),
     )
     count = sum(tensor.numel() for tensor in tensors.values())
     logger.info(
@@ -159,6 +177,31 @@ def _choose_variants(tensors: Mapping[str, Tensor], name: str, variant: str) -> 
             f"'{name}' is {kind.title} and cannot be used as variant '{variant}': choose {' or '.join(possible)}, or auto."
         )
     return (variant,)
+
+
+def _scale_in(metadata: Mapping[str, str], name: str) -> float | None:
+    said = metadata.get("nextcontrol.scale")
+    if said is None:
+        return None
+    try:
+        scale = float(said)
+    except ValueError:
+        scale = math.nan
+    if not math.isfinite(scale):
+        raise UnsupportedCheckpointError(
+            f"'{name}' says in its header that its scale is '{said}' and a number is expected: use an unmodified file."
+        )
+    return scale
+
+
+def _is_normalized_in(metadata: Mapping[str, str], name: str) -> bool:
+    said = metadata.get("nextcontrol.normalization", NORMALIZATIONS[0])
+    if said not in NORMALIZATIONS:
+        raise UnsupportedCheckpointError(
+            f"'{name}' says in its header that its normalization is '{said}' and this version knows "
+            f"{' and '.join(NORMALIZATIONS)}: update NextControl, or use an unmodified file."
+        )
+    return said == NORMALIZATIONS[0]
 
 
 def _load_unet(name: str, mode: Any) -> UNetWeights:

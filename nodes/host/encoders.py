@@ -11,7 +11,9 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...models.injection import FAMILY_TITLES, Family
 from .ctrlora_hint import LATENT_CHANNELS
+from .vae_family import family_of_vae
 
 TEXT_TOKENS = 77
 """What the reference cuts captions to."""
@@ -75,16 +77,24 @@ class HostPictures:
 
     Args:
         vae: From any loader.
+        family: Of the model that reads the latents.
 
     Raises:
-        ValueError: It is not of SD1.5's kind.
+        ValueError: It is not of that family's kind.
     """
 
-    def __init__(self, vae: Any) -> None:
+    def __init__(self, vae: Any, family: Family = "sd15") -> None:
+        title = FAMILY_TITLES[family]
         if vae.latent_channels != LATENT_CHANNELS or getattr(vae, "latent_dim", 2) != 2:
             raise ValueError(
-                f"The VAE has {vae.latent_channels} latent channels and CtrLoRA needs {LATENT_CHANNELS} for pictures: connect "
-                "the VAE of an SD1.5 checkpoint."
+                f"The VAE has {vae.latent_channels} latent channels and training {title} needs {LATENT_CHANNELS} for pictures: "
+                f"connect the VAE of an {title} checkpoint."
+            )
+        found = family_of_vae(vae)
+        if found is not None and found != family:
+            raise ValueError(
+                f"The VAE is {FAMILY_TITLES[found]}'s, whose latents mean something else to {title}: connect the VAE of an "
+                f"{title} checkpoint."
             )
         self.vae = vae
         stage = vae.first_stage_model
@@ -106,29 +116,36 @@ class HostPictures:
 
 
 class HostTexts:
-    """The text encoder's last hidden state, cut to 77 tokens.
+    """The text encoder's last hidden state, cut to 77 tokens, and SDXL's pooled text.
 
     Args:
         clip: From any loader.
-        width: That the base expects.
+        width: That the model and the method expect.
+        family: Of the model.
 
     Raises:
-        ValueError: It gives texts of another width.
+        ValueError: It gives texts of another width, or none that SDXL reads.
     """
 
-    def __init__(self, clip: Any, width: int) -> None:
+    def __init__(self, clip: Any, width: int, family: Family = "sd15") -> None:
         self.clip = clip
+        self.has_pooled = family == "sdxl"
         found = self.encode("")["context"].shape[-1]
         if found != width:
             raise ValueError(
-                f"The text encoder gives texts of width {found} and the base needs {width}: connect the CLIP of an "
-                "SD1.5 checkpoint."
+                f"The text encoder gives texts of width {found} and the model needs {width}: connect the CLIP of an "
+                f"{FAMILY_TITLES[family]} checkpoint."
             )
-        self.identity = identity_of(clip.patcher, "", clip.layer_idx)
+        self.identity = identity_of(clip.patcher, "", clip.layer_idx, *(["pooled"] if self.has_pooled else []))
 
     def encode(self, text: str) -> dict[str, Tensor]:
         """See `training.encode.TextEncoder.encode`. Parentheses are no weights here: captions are plain text."""
         plain = text.replace("(", "\\(").replace(")", "\\)")
         with torch.inference_mode():
-            encoded = self.clip.encode_from_tokens(self.clip.tokenize(plain))
-        return {"context": encoded[0, :TEXT_TOKENS].float().cpu()}
+            if not self.has_pooled:
+                encoded = self.clip.encode_from_tokens(self.clip.tokenize(plain))
+                return {"context": encoded[0, :TEXT_TOKENS].float().cpu()}
+            encoded, pooled = self.clip.encode_from_tokens(self.clip.tokenize(plain), return_pooled=True)
+        if pooled is None:
+            raise ValueError("The text encoder gives no pooled text, which SDXL reads: connect the CLIP of an SDXL checkpoint.")
+        return {"context": encoded[0, :TEXT_TOKENS].float().cpu(), "pooled": pooled[0].float().cpu()}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import comfy.model_management
@@ -16,6 +16,7 @@ from ...training.objective import Objective
 from ...training.source import PairSource, held_out_batches
 from .dataset_folders import cache_of
 from .encoders import HostPictures, HostTexts
+from .unet_structure import reads_pooled_text
 
 if TYPE_CHECKING:
     from .train_job import TrainJob
@@ -38,6 +39,8 @@ class TrainData:
     """Pairs."""
     identity: dict[str, str]
     """Of the data and of what encoded it, by name: a resumed run needs the same."""
+    empty_extras: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else the model reads of the empty text, by name, one row each."""
 
 
 def prepare_data(job: TrainJob, objective: Objective, show: Callable[[str], None]) -> TrainData:
@@ -54,17 +57,20 @@ def prepare_data(job: TrainJob, objective: Objective, show: Callable[[str], None
     Raises:
         ValueError: VAE or text encoder do not fit the model, or pairs cannot be used.
     """
-    pictures, texts = HostPictures(job.vae), HostTexts(job.clip, job.recipe.context_width(job.model))
+    family = "sdxl" if reads_pooled_text(job.model) else "sd15"
+    pictures, texts = HostPictures(job.vae, family), HostTexts(job.clip, job.recipe.context_width(job.model), family)
     encoded = _encode(job, pictures, texts, show)
+    empty = {name: tensor[None] for name, tensor in encoded.text(encoded.empty_text).items()}
     trained, held_out = split_held_out(encoded.items, job.config.validation_pairs)
     return TrainData(
         PairSource(encoded, trained, job.config, objective),
         held_out_batches(encoded, held_out, job.config.seed, objective),
-        encoded.text(encoded.empty_text)["context"][None],
+        empty.pop("context"),
         encoded.scale,
         encoded.digest,
         len(encoded.items),
         {"VAE": pictures.identity, "text encoder": texts.identity, "dataset": encoded.digest},
+        empty,
     )
 
 

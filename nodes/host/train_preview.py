@@ -17,7 +17,7 @@ from .train_data import TrainData
 
 PIXEL_CHANNELS = 3
 ROWS = 4
-"""Pairs in a preview."""
+"""Pairs in a preview; more where there are more conditions."""
 
 
 class PreviewPainter:
@@ -32,7 +32,8 @@ class PreviewPainter:
     def __init__(self, vae: Any, data: TrainData, networks: Sequence[ModelPatcher]) -> None:
         self.vae = vae
         self.data = data
-        self.pairs = list(data.held_out[:ROWS])
+        rows = max(ROWS, len({pair.condition for pair in data.held_out}))  # the first ones are of different conditions
+        self.pairs = list(data.held_out[:rows])
         self.networks = list(networks)
         self._fixed: list[tuple[Tensor, Tensor]] = []
 
@@ -44,7 +45,17 @@ class PreviewPainter:
             extras = {name: rows[:1] for name, rows in pair.extras.items()}
             seed, shape = trainer.config.seed + row, pair.latents.shape[1:]
             samples.append(
-                sample(trainer, pair.hints[:1], pair.context[:1], self.data.empty, seed, shape, extras, pair.condition)
+                sample(
+                    trainer,
+                    pair.hints[:1],
+                    pair.context[:1],
+                    self.data.empty,
+                    seed,
+                    shape,
+                    extras,
+                    pair.condition,
+                    self.data.empty_extras,
+                )
             )
         with torch.no_grad():
             if not self._fixed:

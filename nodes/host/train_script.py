@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import comfy.sd
@@ -12,8 +12,12 @@ import folder_paths
 
 from ...training.config import TrainConfig
 from ...training.dataset import DatasetSettings
+from ...training.method_controlnet import PROMPT_DROPOUT
+from ...training.method_controlnext import ControlNeXtOptions
 from .ctrlora_load import load_base
 from .dataset_folders import open_dataset
+from .recipe_controlnet import ControlNetRecipe
+from .recipe_controlnext import ControlNeXtRecipe
 from .recipe_ctrlora import CtrLoRARecipe
 from .train_job import Recipe, TrainJob, train
 
@@ -26,6 +30,14 @@ def _ctrlora(job: Job) -> Recipe:
     return CtrLoRARecipe(load_base(job["base"], use_embedded_lora=False, cache_megabytes=0), job["training"].rank)
 
 
+def _controlnext(job: Job) -> Recipe:
+    return ControlNeXtRecipe(ControlNeXtOptions.from_values(job["options"]))
+
+
+def _controlnet(job: Job) -> Recipe:
+    return ControlNetRecipe(**job["options"])
+
+
 @dataclass(frozen=True)
 class Reader:
     """How a method is read from a configuration file."""
@@ -36,10 +48,14 @@ class Reader:
     """Parts of the file that it needs besides those that all need."""
     options: frozenset[str] = frozenset()
     """Names that `options` may have."""
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    """`DatasetSettings` whose default is another for this method."""
 
 
 READERS: Mapping[str, Reader] = {
     "ctrlora": Reader(_ctrlora, required=("base",)),
+    "controlnet": Reader(_controlnet, options=frozenset({"hint_encoder"}), dataset={"prompt_dropout": PROMPT_DROPOUT}),
+    "controlnext": Reader(_controlnext, options=frozenset(field.name for field in fields(ControlNeXtOptions))),
 }
 
 
@@ -80,7 +96,7 @@ def read_job(text: str) -> Job:
         "options": options,
         "resume": given.get("resume", True),
         "folder": folder,
-        "dataset": DatasetSettings(**settings),
+        "dataset": DatasetSettings(**{**reader.dataset, **settings}),
         "training": TrainConfig.from_json(json.dumps(given.get("training", {}))),
     }
 

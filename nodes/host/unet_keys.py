@@ -53,3 +53,17 @@ def _from_diffusers(key: str, table: Mapping[str, str]) -> str | None:
         if (match := re.match(pattern, key)) and (place := table.get(f"{match[1]}.{neighbour}")):
             return place.removesuffix(host_neighbour) + inside + match[2]
     return None
+
+
+def published_names(unet_config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, str]:
+    """The names under which weights of a UNet are published.
+
+    Args:
+        unet_config: Of the host's model.
+        keys: The host's names, without prefix.
+
+    Returns:
+        For each key the diffusers name, or the key itself (an ldm name) where there is none; `to_host_keys` reads both.
+    """
+    table = {name: key for key, name in comfy.utils.unet_to_diffusers(dict(unet_config)).items()}
+    return {key: table.get(key, key) for key in keys}

@@ -10,7 +10,9 @@ from comfy.model_patcher import ModelPatcher
 
 from ...models.injection import FAMILY_TITLES, Family, Site
 
-_TEXT_WIDTHS: dict[int, Family] = {768: "sd15", 2048: "sdxl"}
+DEMO_TEXT_WIDTH = 96
+"""Of the demo model, which is SD1.5 in small."""
+_TEXT_WIDTHS: dict[int, Family] = {768: "sd15", DEMO_TEXT_WIDTH: "sd15", 2048: "sdxl"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,12 @@ def family_of(model: ModelPatcher) -> Family:
             "load a checkpoint of one of these."
         )
     return family
+
+
+def reads_pooled_text(model: ModelPatcher) -> bool:
+    """Whether the UNet reads a pooled text beside the text, as SDXL's does."""
+    config = unet_config_of(model)
+    return config.get("num_classes") is not None and not config.get("use_temporal_attention")
 
 
 def unet_config_of(model: ModelPatcher) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Whether a VAE is SDXL's: its tensors have the names and shapes of SD1.5's, what it makes of colours has not."""
+"""Whether a VAE is SD1.5's or SDXL's: tensors have the same names and shapes, what they make of colours has not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import comfy.model_management
 import torch
 from torch import Tensor, nn
 
+from ...models.injection import Family
+
 PROBE_SIDE = 64
 """Pixels of a patch."""
 # The host's own linear maps from latents to colours, which its previews use, were fitted for each family. Of an autoencoder
@@ -18,21 +20,26 @@ PROBE_SIDE = 64
 LEAST_CORRELATION = 0.7
 LEAST_LEAD = 0.4
 
-_known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_known: WeakKeyDictionary[nn.Module, Family | None] = WeakKeyDictionary()
 
 
 def is_sdxl_vae(vae: Any) -> bool:
+    """Whether a VAE with 4 latent channels is clearly SDXL's."""
+    return family_of_vae(vae) == "sdxl"
+
+
+def family_of_vae(vae: Any) -> Family | None:
     """Look at the latents of eight plain colours.
 
     Args:
         vae: The host's, with 4 latent channels.
 
     Returns:
-        True only where they are clearly SDXL's; asked once for each network.
+        "sd15" or "sdxl" only where they are clearly that family's; asked once for each network.
     """
     stage = getattr(vae, "first_stage_model", None)
     if not isinstance(stage, nn.Module):
-        return False
+        return None
     if stage not in _known:
         loaded = comfy.model_management.loaded_models(only_currently_used=True)
         colors = torch.tensor(list(itertools.product((0.0, 1.0), repeat=3)))
@@ -40,7 +47,8 @@ def is_sdxl_vae(vae: Any) -> bool:
         comfy.model_management.load_models_gpu(loaded)
         own = _correlation(latents, colors, comfy.latent_formats.SD15())
         other = _correlation(latents, colors, comfy.latent_formats.SDXL())
-        _known[stage] = other > LEAST_CORRELATION and other - own > LEAST_LEAD
+        lead, family = (own - other, "sd15") if own > other else (other - own, "sdxl")
+        _known[stage] = family if max(own, other) > LEAST_CORRELATION and lead > LEAST_LEAD else None
     return _known[stage]
 
 

@@ -37,7 +37,7 @@ def test_a_standardized_control_serves_any_feature():
     standard = standardize(control, (8, 12), injection)
     features = torch.randn(4, 8, 8, 12) * torch.tensor([1.0, 2, 3, 4])[:, None, None, None]
     expected = torch.cat([cross_normalize(control, feature[None], injection) for feature in features])
-    assert_close(match_statistics(standard, features), expected, rtol=1e-5, atol=1e-5)
+    assert_close(match_statistics(standard, features, injection), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_half_precision_features_have_exact_statistics():
