@@ -60,6 +60,7 @@ UNET_CONFIGS: dict[str, dict[str, Any]] = {
         "transformer_depth": [1, 1],
         "transformer_depth_output": [1, 1, 1, 1],
     },
+    "sd15_short": _SD15 | {"channel_mult": [1, 1]},
     "sd15_narrow": _SD15 | {"model_channels": 64},
     "sdxl_narrow": _SDXL | {"model_channels": 64},
     "svd_narrow": _SVD | {"model_channels": 64},
