@@ -23,7 +23,7 @@ TARGET_FOLDERS = ("target", "targets", "image", "images")
 ROW_FILES = ("metadata.jsonl", "prompt.json")
 _HINT_KEYS = ("source", "hint", "conditioning_image", "conditioning_image_file_name", "hint_file_name")
 _TARGET_KEYS = ("target", "file_name", "image")
-_CAPTION_KEYS = ("prompt", "text", "caption")
+CAPTION_KEYS = ("prompt", "text", "caption")
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _from_rows(folder: Path, rows: Path) -> Listing:
     pairs, orphans = [], []
     for number, row in enumerate(_read_rows(rows), 1):
         hint, target = (_path_of(folder, row, keys, rows, number) for keys in (_HINT_KEYS, _TARGET_KEYS))
-        caption = next((str(row[key]) for key in _CAPTION_KEYS if row.get(key)), "")
+        caption = next((str(row[key]) for key in CAPTION_KEYS if row.get(key)), "")
         missing = [path for path in (hint, target) if not path.is_file()]
         if missing:
             orphans.append(f"{missing[0].relative_to(folder).as_posix()} ({rows.name}, row {number})")

@@ -15,6 +15,7 @@ from .checkpoint import put_in_place
 Sample = dict[str, Any]
 """Content of a sample's files by what follows the first dot of their names, and its "__key__"."""
 INSTALL = "python -m pip install webdataset"
+RAW_CURE = "copy it anew, or set bad_pairs to skip"
 _TAR_END = 1024
 """Bytes, all zero, that every tar file ends with."""
 
@@ -50,11 +51,12 @@ def find_library() -> Any:
     return webdataset
 
 
-def read_samples(path: Path) -> Iterator[Sample]:
+def read_samples(path: Path, cure: str = RAW_CURE) -> Iterator[Sample]:
     """Stream the samples of a shard, one in memory at a time.
 
     Args:
         path: Of a tar file. Files of one sample follow each other; their names are equal up to the first dot.
+        cure: What to do about a bad one, for the error.
 
     Yields:
         Samples in the order of the file.
@@ -63,7 +65,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
         DamagedShardError: It is not there, not whole, or has a file twice.
     """
     library = find_library().tariterators
-    _check_whole(path)
+    _check_whole(path, cure)
     with path.open("rb") as stream:
         samples = library.group_by_keys(library.tar_file_expander([{"url": path.name, "stream": stream}]))
         with closing(samples):
@@ -71,25 +73,22 @@ def read_samples(path: Path) -> Iterator[Sample]:
                 try:
                     sample = next(samples, None)
                 except (tarfile.TarError, EOFError, ValueError, OSError) as error:
-                    raise DamagedShardError(f"The shard '{path.name}' cannot be read ({error.args[0]}): {_CURE}.") from error
+                    raise DamagedShardError(f"The shard '{path.name}' cannot be read ({error.args[0]}): {cure}.") from error
                 if sample is None:
                     return
                 yield sample
 
 
-_CURE = "copy it anew, or set bad_pairs to skip"
-
-
-def _check_whole(path: Path) -> None:
+def _check_whole(path: Path, cure: str) -> None:
     """The library takes a file that is cut between two members for a whole one."""
     try:
         with path.open("rb") as stream:
             stream.seek(max(0, path.stat().st_size - _TAR_END))
             end = stream.read()
     except FileNotFoundError as error:
-        raise DamagedShardError(f"The shard '{path.name}' is missing: {_CURE}.") from error
+        raise DamagedShardError(f"The shard '{path.name}' is missing: {cure}.") from error
     if len(end) < _TAR_END or any(end):
-        raise DamagedShardError(f"The shard '{path.name}' is cut off, or no tar file: {_CURE}.")
+        raise DamagedShardError(f"The shard '{path.name}' is cut off, or no tar file: {cure}.")
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> Written:
@@ -97,7 +96,7 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> Written:
 
     Args:
         path: Replaced if it is there.
-        samples: Bytes or text each. The same samples give the same file.
+        samples: Of bytes. The same samples give the same file.
 
     Returns:
         What it is like; without a sample no file is left.
