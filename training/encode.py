@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -96,7 +96,7 @@ def sampled(kept: Mapping[str, Tensor], scale: float, generator: torch.Generator
 def encode_dataset(
     dataset: PairDataset,
     pictures: PictureEncoder,
-    texts: TextEncoder,
+    texts: TextEncoder | None,
     cache: TensorCache,
     scale: float,
     hint_form: HintForm = "latent",
@@ -107,7 +107,7 @@ def encode_dataset(
     Args:
         dataset: As found.
         pictures: The VAE.
-        texts: The text encoder.
+        texts: The text encoder; None where the model reads no text.
         cache: Where the results are kept; a changed file or encoder has other keys.
         scale: See `EncodedDataset.scale`.
         hint_form: Whether hints pass the VAE too, or are kept as pixels.
@@ -128,7 +128,7 @@ def encode_dataset(
             items.append(item)
             contents.append((pair.name, file_digest(pair.target), file_digest(pair.hint), pair.caption))
         on_item(done, len(usable))
-    if without := sum(not pair.caption for pair, _ in usable):
+    if texts is not None and (without := sum(not pair.caption for pair, _ in usable)):
         logger.warning(
             "%d of %d pairs of '%s' have no caption: they train with an empty one", without, len(usable), dataset.name
         )
@@ -141,7 +141,7 @@ def encode_dataset(
 @dataclass(frozen=True, eq=False)
 class _Encoder:
     pictures: PictureEncoder
-    texts: TextEncoder
+    texts: TextEncoder | None
     cache: TensorCache
     hint_form: HintForm
 
@@ -177,7 +177,9 @@ class _Encoder:
         return key
 
     def text(self, text: str) -> str:
-        """The key of a text's embedding, which is there afterwards."""
+        """The key of a text's embedding, which is there afterwards; empty where no text is read."""
+        if self.texts is None:
+            return ""
         key = digest_of("text", text, self.texts.identity)
         if not self.cache.has(key):
             self.cache.write(key, **{name: tensor.float() for name, tensor in self.texts.encode(text).items()})
@@ -191,8 +193,11 @@ def pixels_of(pair: Pair | PackedPair, size: Size, is_hint: bool, is_mirrored: b
     return pixels.flip(-1) if is_mirrored else pixels
 
 
-def split_held_out(items: Sequence[Item], count: int) -> tuple[list[Item], list[Item]]:
-    """Hold out some pairs, evenly spread.
+T = TypeVar("T")
+
+
+def split_held_out(items: Sequence[T], count: int) -> tuple[list[T], list[T]]:
+    """Hold out some pairs or clips, evenly spread.
 
     Args:
         items: All.

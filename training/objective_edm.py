@@ -82,7 +82,7 @@ class EdmObjective:
     def loss(
         self, predicted: Tensor, latents: Tensor, noise: Tensor, levels: Tensor, gamma: float, extras: Mapping[str, Tensor]
     ) -> Tensor:
-        """The squared error of the clean latents times (1 + sigma^2) / sigma^2, and times `WEIGHTS` among the extras; a mean."""
+        """The mean squared error of the clean latents, times (1 + sigma^2) / sigma^2 and times `WEIGHTS` among the extras."""
         # Computed as the error of v, which is the same and leaves no small differences of large numbers.
         sigma = _column(levels)
         target = (noise.float() - sigma * latents.float()) / (sigma**2 + 1).sqrt()

@@ -1,0 +1,101 @@
+"""Hands count more in the loss: boxes around them, from a file beside the frames.
+
+`hands.json` in the folder of a clip's targets maps the name of a frame's file to a list of hands:
+
+    {"0001.png": [{"box": [0.41, 0.52, 0.47, 0.60], "score": 0.9}]}
+
+Corners are left, top, right, bottom as parts of the picture's sides; the score is the mean of the hand's keypoints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .pictures import Size
+
+FILE = "hands.json"
+# Source: dvlab-research/ControlNeXt@ab4b3ac ControlNeXt-SVD-v2-Training/train_svd.py and its dataset.
+LEAST_SCORE = 0.5
+MARGIN = 10
+"""Pixels around a box."""
+CELL = 8
+"""Pixels, side of a cell of the latent."""
+CORNERS = 4
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+
+
+def read_hands(folder: Path, name: str) -> dict[str, list[Box]]:
+    """The hands of a clip that are to be seen.
+
+    Args:
+        folder: Of its targets.
+        name: Of the clip, for the error.
+
+    Returns:
+        Boxes by the name of a frame's file; empty without a file of hands.
+
+    Raises:
+        ValueError: The file is there and not as it should be.
+    """
+    path = folder / FILE
+    if not path.is_file() or path.is_symlink():
+        return {}
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        return {frame: [_box(hand["box"]) for hand in hands if hand["score"] > LEAST_SCORE] for frame, hands in read.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"'{FILE}' of the clip '{name}' cannot be read ({type(error).__name__}: {error}): give each frame's name a list "
+            "of hands with box and score, or delete the file."
+        ) from error
+
+
+def _box(corners: Sequence[float]) -> Box:
+    numbers = tuple(map(float, corners))
+    if len(numbers) != CORNERS or not all(0 <= number <= 1 for number in numbers):
+        raise ValueError(f"box {list(numbers)} is not four numbers from 0 to 1")
+    return numbers
+
+
+def fit_box(box: Box, picture: Size, size: Size) -> Box:
+    """Where a box is after `fit_picture`.
+
+    Args:
+        box: In parts of the picture's sides.
+        picture: Its size.
+        size: That it is brought to.
+
+    Returns:
+        In pixels, with the margin; beyond the border where the box was cut.
+    """
+    scale = max(size[0] / picture[0], size[1] / picture[1])
+    cut = [(picture[i] * scale - size[i]) / 2 for i in (0, 1)]
+    left, top, right, bottom = (box[i] * picture[i % 2] * scale - cut[i % 2] for i in range(CORNERS))
+    return left - MARGIN, top - MARGIN, right + MARGIN, bottom + MARGIN
+
+
+def weights_of(boxes: Sequence[Box], size: Size, weight: float, is_mirrored: bool) -> Tensor:
+    """How much each cell of a frame's latent counts.
+
+    Args:
+        boxes: In pixels.
+        size: Of the frame.
+        weight: Inside of a box; 1 outside.
+        is_mirrored: Whether the frame is.
+
+    Returns:
+        (1, h, w), means over the cells.
+    """
+    width, height = size
+    pixels = torch.ones(1, height, width)
+    for left, top, right, bottom in boxes:
+        rows, columns = slice(max(round(top), 0), max(round(bottom), 0)), slice(max(round(left), 0), max(round(right), 0))
+        pixels[:, rows, columns] = weight
+    return F.avg_pool2d(pixels.flip(-1) if is_mirrored else pixels, CELL)
