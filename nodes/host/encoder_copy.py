@@ -34,12 +34,19 @@ def copy_encoder(model: ModelPatcher) -> tuple[dict[str, Tensor], CtrLoRAConfig]
     Raises:
         ValueError: The UNet is not of SD1.5's kind.
     """
-    check_topology(model)
+    config = encoder_config(model)
     with torch.inference_mode(mode=False), torch.no_grad():
         tensors = _patched_weights(model)
-        tensors |= _zero_convolutions(tensors)
+        return tensors | _zero_convolutions(tensors), config
+
+
+def encoder_config(model: ModelPatcher) -> CtrLoRAConfig:
+    """The sizes that a copy has, before anything is copied: errors as in `copy_encoder`."""
+    check_topology(model)
+    own = model.model.diffusion_model.state_dict()
+    tensors = {key: tensor.to("meta") for key, tensor in own.items() if key.startswith(PARTS)}
     try:
-        return tensors, check_base(tensors, "the model")
+        return check_base(tensors | _zero_convolutions(tensors), "the model")
     except UnsupportedCheckpointError as error:
         raise ValueError(_refusal(model)) from error
 

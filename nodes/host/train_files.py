@@ -17,6 +17,7 @@ from ...training.checkpoint import write_tensors
 from ...training.config import TrainConfig
 from ...training.dataset import PairDataset
 from ...training.method import Published
+from ...training.mixed import MixedDataset
 from ...training.pictures import from_pixels, read_picture, to_pixels
 from .convert import check_name
 
@@ -73,10 +74,20 @@ class TrainFiles:
                 "another name."
             )
 
-    def write(self, published: Published, metadata: dict[str, str], step: int) -> None:
-        """Write the files that the loaders read."""
+    def write(
+        self, published: Published, metadata: dict[str, str], step: int, own: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        """Write the files that the loaders read.
+
+        Args:
+            published: From the method.
+            metadata: For the header of every file.
+            step: Updates done.
+            own: For the header of one, by its suffix; keys without `nextcontrol.`.
+        """
         for suffix, tensors in published.items():
-            write_tensors(self.path(suffix), tensors, metadata | {"nextcontrol.steps": str(step)})
+            about = {"steps": step, **(own or {}).get(suffix, {})}
+            write_tensors(self.path(suffix), tensors, metadata | {f"nextcontrol.{key}": str(about[key]) for key in about})
 
     def write_preview(self, picture: Tensor, step: int) -> None:
         """Keep a preview, (3, H, W) in [0, 1]."""
@@ -112,7 +123,7 @@ def files_for(name: str, kind: str = "ctrlora", suffixes: tuple[str, ...] = ("",
     return TrainFiles(Path(folder_paths.get_folder_paths(kind)[0]) / relative, relative.as_posix(), suffixes)
 
 
-def describe_run(dataset: PairDataset, config: TrainConfig, about: Mapping[str, Any]) -> dict[str, str]:
+def describe_run(dataset: PairDataset | MixedDataset, config: TrainConfig, about: Mapping[str, Any]) -> dict[str, str]:
     """What a file's header says of its origin.
 
     Args:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import comfy.model_management
 import comfy.utils
@@ -16,16 +16,18 @@ from torch import Tensor
 from ...training.backbone import Backbone
 from ...training.checkpoint import StateStore
 from ...training.config import TrainConfig
-from ...training.dataset import PairDataset, usable_pairs
+from ...training.dataset import PairDataset
 from ...training.loop import Hooks, Run
-from ...training.method import HintForm, Method
+from ...training.method import HintForm, Method, Published
 from ...training.metrics import MetricsFile, smoothed
+from ...training.mixed import MixedDataset
 from ...training.pictures import from_pixels
 from ...training.trainer import Report, Trainer
 from .backbone import HostBackbone, training_mode
 from .encoders import identity_of
-from .train_data import TrainData, prepare_data
+from .train_data import TrainData
 from .train_files import TrainFiles, describe_run, files_for
+from .train_mixed import check_datasets, prepare_datasets
 from .train_preview import PreviewPainter
 
 logger = logging.getLogger("nextcontrol")
@@ -85,6 +87,15 @@ class Recipe(Protocol):
         ...
 
 
+@runtime_checkable
+class FileDescriber(Protocol):
+    """A recipe that publishes files of different kinds."""
+
+    def describe_files(self, published: Published) -> dict[str, dict[str, Any]]:
+        """What the header of a file says besides, by its suffix; in the place of what `describe` says."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class TrainJob:
     """What a training is made from."""
@@ -93,10 +104,12 @@ class TrainJob:
     clip: Any
     vae: Any
     recipe: Recipe
-    dataset: PairDataset
+    dataset: PairDataset | MixedDataset
     name: str
     config: TrainConfig
     is_resumed: bool
+    clip_vision: Any = None
+    """Image encoder, which SVD reads in the place of text."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +141,9 @@ def train(job: TrainJob, show: Callable[[str], None] = lambda _text: None) -> Tr
     files = files_for(job.name, recipe.folder, recipe.suffixes)
     files.check_free(job.is_resumed)
     recipe.check(job.model, job.config)
-    usable_pairs(job.dataset)
+    check_datasets(job.dataset)
     backbone = HostBackbone(job.model, job.config.gradient_checkpointing)
-    data = prepare_data(job, backbone.objective, show)
+    data = prepare_datasets(job, backbone.objective, show)
     # The VAE and the text encoder have done their work.
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
@@ -163,9 +176,14 @@ def _attach_hooks(run: Run, job: TrainJob, data: TrainData, files: TrainFiles, s
         files.write_preview(picture, trainer.step)
         progress.show_picture(picture, trainer.step)
 
+    def save(trainer: Trainer) -> None:
+        published = trainer.method.published(trainer.result())
+        own = job.recipe.describe_files(published) if isinstance(job.recipe, FileDescriber) else {}
+        files.write(published, metadata, trainer.step, own)
+
     run.hooks = Hooks(
         on_step=progress.on_step,
-        on_save=lambda trainer: files.write(trainer.method.published(trainer.result()), metadata, trainer.step),
+        on_save=save,
         preview=preview if run.held_out else None,
     )
 

@@ -15,10 +15,11 @@ from ...training.dataset import DatasetSettings
 from ...training.method_controlnet import PROMPT_DROPOUT
 from ...training.method_controlnext import ControlNeXtOptions
 from .ctrlora_load import load_base
-from .dataset_folders import open_dataset
+from .dataset_folders import open_dataset, open_datasets
 from .recipe_controlnet import ControlNetRecipe
 from .recipe_controlnext import ControlNeXtRecipe
 from .recipe_ctrlora import CtrLoRARecipe
+from .recipe_ctrlora_base import CtrLoRABaseRecipe
 from .train_job import Recipe, TrainJob, train
 
 PARTS = ("method", "checkpoint", "base", "name", "dataset", "options", "training", "resume")
@@ -28,6 +29,10 @@ Job = dict[str, Any]
 
 def _ctrlora(job: Job) -> Recipe:
     return CtrLoRARecipe(load_base(job["base"], use_embedded_lora=False, cache_megabytes=0), job["training"].rank)
+
+
+def _ctrlora_base(job: Job) -> Recipe:
+    return CtrLoRABaseRecipe(tuple(job["folders"]), job["training"].rank, job["name"], **job["options"])
 
 
 def _controlnext(job: Job) -> Recipe:
@@ -50,10 +55,13 @@ class Reader:
     """Names that `options` may have."""
     dataset: Mapping[str, Any] = field(default_factory=dict)
     """`DatasetSettings` whose default is another for this method."""
+    has_folders: bool = False
+    """It trains several conditions: the dataset has `folders` by condition."""
 
 
 READERS: Mapping[str, Reader] = {
     "ctrlora": Reader(_ctrlora, required=("base",)),
+    "ctrlora_base": Reader(_ctrlora_base, options=frozenset({"layout"}), has_folders=True),
     "controlnet": Reader(_controlnet, options=frozenset({"hint_encoder"}), dataset={"prompt_dropout": PROMPT_DROPOUT}),
     "controlnext": Reader(_controlnext, options=frozenset(field.name for field in fields(ControlNeXtOptions))),
 }
@@ -64,16 +72,17 @@ def read_job(text: str) -> Job:
 
     Args:
         text: JSON with `method` (else "ctrlora"), `checkpoint`, `name`, `dataset` (`folder` and `DatasetSettings`), what the
-            method needs besides, and optionally `options` of the method, `training` (`TrainConfig`) and `resume`.
+            method needs besides, and optionally `options` of the method, `training` (`TrainConfig`) and `resume`. Where the
+            method trains several conditions, `dataset` has `folders`: the condition's name to its folder, for each of them.
 
     Returns:
-        The same with `training` and `dataset` as objects of their classes, and the folder; what was left out is filled in.
+        The same with `training` and `dataset` as objects of their classes, and the folders; what was left out is filled in.
 
     Raises:
         ValueError: It is no JSON, something is missing or unknown, or settings contradict each other.
     """
     try:
-        given = json.loads(text)
+        given = json.loads(text, object_pairs_hook=_once)
     except ValueError as error:
         raise ValueError(f"The configuration cannot be read ({error}): it needs one JSON object.") from error
     if not isinstance(given, Mapping) or not isinstance(given.get("dataset"), Mapping):
@@ -86,7 +95,8 @@ def read_job(text: str) -> Job:
     problems += [f"'{key}' is missing" for key in (*REQUIRED, *reader.required) if not given.get(key)]
     problems += [f"'{key}' is no option of {method}" for key in options if key not in reader.options]
     settings = dict(given["dataset"])
-    folder = settings.pop("folder", "")
+    folder, folders = settings.pop("folder", ""), settings.pop("folders", {})
+    problems += _problems_of_folders(method, reader, given["dataset"])
     problems += [f"'{key}' is no setting of a dataset" for key in settings if key not in DatasetSettings.__dataclass_fields__]
     if problems:
         raise ValueError(f"The configuration is wrong: {'; '.join(problems)}.")
@@ -96,9 +106,36 @@ def read_job(text: str) -> Job:
         "options": options,
         "resume": given.get("resume", True),
         "folder": folder,
+        "folders": folders,
         "dataset": DatasetSettings(**{**reader.dataset, **settings}),
         "training": TrainConfig.from_json(json.dumps(given.get("training", {}))),
     }
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; Python's own reader would keep the last of two values."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' is there twice")
+    return found
+
+
+def _problems_of_folders(method: str, reader: Reader, dataset: Mapping[str, Any]) -> list[str]:
+    folders = dataset.get("folders", {})
+    if not reader.has_folders:
+        return (
+            [f"'folders' is for several conditions and {method} trains one: give its 'folder'"] if "folders" in dataset else []
+        )
+    is_map = isinstance(folders, Mapping) and all(isinstance(folder, str) for folder in folders.values())
+    problems = []
+    if "folder" in dataset:
+        problems.append(f"{method} trains several conditions: give 'folders', the name of each condition with its folder")
+    elif not folders or not is_map:
+        problems.append('\'folders\' must name a folder for each condition, as {"canny": "pairs_canny"}')
+    if "hint_type" in dataset:
+        problems.append("'hint_type' is the name of each condition here: leave it out")
+    return problems
 
 
 def train_from_text(text: str, show: Callable[[str], None]) -> tuple[str, ...]:
@@ -119,7 +156,8 @@ def train_from_text(text: str, show: Callable[[str], None]) -> tuple[str, ...]:
     path = folder_paths.get_full_path("checkpoints", job["checkpoint"].replace("\\", "/"))
     if path is None:
         raise FileNotFoundError(f"'{job['checkpoint']}' is not in models/checkpoints: put it there.")
-    dataset = open_dataset(job["folder"], job["dataset"])
+    settings, folders = job["dataset"], job["folders"]
+    dataset = open_datasets(folders, settings) if folders else open_dataset(job["folder"], settings)
     recipe = READERS[job["method"]].build(job)
     model, clip, vae = comfy.sd.load_checkpoint_guess_config(path, output_vae=True, output_clip=True)[:3]
     if clip is None or vae is None or model is None:
