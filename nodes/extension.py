@@ -22,6 +22,7 @@ from .pose_video import AlignPose, PoseVideoConditioning, VideoWindows
 from .stack import ApplyControlStack, StackControl
 from .tools import ConvertFile, InspectFile
 from .trainer import TrainCtrLoRA
+from .trainer_controlnext import TrainControlNeXt
 from .video_decode import DecodeVideo
 
 NODES: tuple[type[io.ComfyNode], ...] = (
@@ -64,6 +65,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     MakePairs,
     CheckPairs,
     TrainCtrLoRA,
+    TrainControlNeXt,
     InspectFile,
     ConvertFile,
 )

@@ -67,9 +67,11 @@ class LoadControlNeXt(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, control_file: str, unet_file: str) -> bool | str:
         """Name a missing file before anything runs."""
+        # What comes through a link, such as from Train ControlNeXt, is not known yet.
         try:
-            find_file(control_file, CONTROLNEXT_FOLDERS)
-            if unet_file != NO_FILE:
+            if control_file is not None:
+                find_file(control_file, CONTROLNEXT_FOLDERS)
+            if unet_file not in {NO_FILE, None}:
                 find_file(unet_file, UNET_FOLDERS)
         except FileNotFoundError as error:
             return str(error)
@@ -78,7 +80,8 @@ class LoadControlNeXt(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, control_file: str, unet_file: str, **choices: Any) -> Any:
         """Read a file again when it has changed on disk."""
-        return fingerprint(control_file, CONTROLNEXT_FOLDERS), fingerprint(unet_file, UNET_FOLDERS), choices
+        control = control_file and fingerprint(control_file, CONTROLNEXT_FOLDERS)
+        return control, unet_file and fingerprint(unet_file, UNET_FOLDERS), choices
 
     @classmethod
     def execute(

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...models.injection import FAMILY_TITLES, Family
 from .ctrlora_hint import LATENT_CHANNELS
 from .vae_family import family_of_vae
+from .video_conditioning import embed_picture
 
 TEXT_TOKENS = 77
 """What the reference cuts captions to."""
@@ -91,7 +92,7 @@ class HostPictures:
                 f"connect the VAE of an {title} checkpoint."
             )
         found = family_of_vae(vae)
-        if found is not None and found != family:
+        if found is not None and found != ("sd15" if family == "svd" else family):  # SVD's encoder is SD1.5's
             raise ValueError(
                 f"The VAE is {FAMILY_TITLES[found]}'s, whose latents mean something else to {title}: connect the VAE of an "
                 f"{title} checkpoint."
@@ -108,11 +109,39 @@ class HostPictures:
         comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory)
         given = (pixels if is_hint else vae.process_input(pixels)).to(vae.vae_dtype).to(vae.device)
         with torch.inference_mode():
-            if not hasattr(stage, "quant_conv"):
+            if not hasattr(stage, "quant_conv") and not hasattr(stage, "regularization"):
                 mean = stage.encode(given).float()
                 return mean.cpu(), torch.zeros_like(mean).cpu()
-            mean, log_variance = stage.quant_conv(stage.encoder(given)).float().cpu().chunk(2, dim=1)
+            moments = stage.encoder(given)
+            if hasattr(stage, "quant_conv"):  # SVD's has none
+                moments = stage.quant_conv(moments)
+            mean, log_variance = moments.float().cpu().chunk(2, dim=1)
             return mean, (0.5 * log_variance.clamp(-30, 20)).exp()
+
+
+class HostVision:
+    """Embeddings of pictures, prepared as the reference does.
+
+    Args:
+        clip_vision: From any loader.
+
+    Raises:
+        ValueError: There is none.
+    """
+
+    def __init__(self, clip_vision: Any) -> None:
+        if clip_vision is None:
+            raise ValueError(
+                "The model is SVD, which reads a picture in the place of text, and clip_vision is missing: connect the one of "
+                "'Image Only Checkpoint Loader'."
+            )
+        self.clip_vision = clip_vision
+        self.identity = identity_of(clip_vision.patcher, "", "official")
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """See `training.clip_encode.VisionEncoder.encode`."""
+        with torch.inference_mode():
+            return embed_picture(self.clip_vision, pixels.movedim(1, -1), "official")[0].float().cpu()  # BCHW -> BHWC
 
 
 class HostTexts:
@@ -124,10 +153,15 @@ class HostTexts:
         family: Of the model.
 
     Raises:
-        ValueError: It gives texts of another width, or none that SDXL reads.
+        ValueError: There is none, or it gives texts of another width, or none that SDXL reads.
     """
 
     def __init__(self, clip: Any, width: int, family: Family = "sd15") -> None:
+        if clip is None:
+            raise ValueError(
+                f"The model is {FAMILY_TITLES[family]}, which reads text, and clip is not connected: connect the CLIP of its "
+                "checkpoint."
+            )
         self.clip = clip
         self.has_pooled = family == "sdxl"
         found = self.encode("")["context"].shape[-1]

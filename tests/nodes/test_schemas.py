@@ -148,6 +148,17 @@ CONTRACT = {
         ),
         "lora_file:STRING,COMBO loss:LOSS_MAP previews:IMAGE",
     ),
+    "NextControlTrainControlNeXt": (
+        (
+            "model:MODEL vae:VAE dataset:PAIR_DATASET name:STRING=my_control scale:FLOAT=1.0 unet_part:COMBO=auto "
+            "steps:INT=2000 learning_rate:FLOAT=1e-05 batch_size:INT=1 accumulation_steps:INT=6 precision:COMBO=fp32 "
+            "seed:INT=0 save_every:INT=250 preview_every:INT=250 validation_pairs:INT=4 resume:BOOLEAN=True "
+            "*clip:CLIP *clip_vision:CLIP_VISION *control_rate_factor:FLOAT=10.0 *normalization:COMBO=cross "
+            "*gradient_checkpointing:BOOLEAN=False *optimizer:COMBO=adamw *schedule:COMBO=constant *warmup_steps:INT=0 "
+            "*max_grad_norm:FLOAT=0.0 *ema_decay:FLOAT=0.0 *min_snr_gamma:FLOAT=0.0 *sensitivity_every:INT=50"
+        ),
+        "control_file:STRING,COMBO unet_file:STRING,COMBO loss:LOSS_MAP previews:IMAGE",
+    ),
     "NextControlAlignPose": (
         (
             "reference:POSE_KEYPOINT poses:POSE_KEYPOINT width:INT=576 height:INT=1024 mode:COMBO=official "
@@ -200,6 +211,11 @@ OPTIONS = {
     ("NextControlTrainCtrLoRA", "precision"): ["fp32", "bf16"],
     ("NextControlTrainCtrLoRA", "optimizer"): ["adamw", "adamw8bit"],
     ("NextControlTrainCtrLoRA", "schedule"): ["constant", "cosine"],
+    ("NextControlTrainControlNeXt", "unet_part"): ["auto", "none", "to_out", "attn2_to_out", "all"],
+    ("NextControlTrainControlNeXt", "precision"): ["fp32", "bf16"],
+    ("NextControlTrainControlNeXt", "normalization"): ["cross", "zero_convolution"],
+    ("NextControlTrainControlNeXt", "optimizer"): ["adamw", "adamw8bit"],
+    ("NextControlTrainControlNeXt", "schedule"): ["constant", "cosine"],
     ("NextControlAlignPose", "mode"): ["official", "torso", "none"],
     ("NextControlAlignPose", "person"): ["largest", "index"],
     ("NextControlAlignPose", "style"): ["openpose", "dwpose", "body25", "svd_v2"],
