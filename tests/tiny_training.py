@@ -23,6 +23,7 @@ from nextcontrol.training.metrics import MetricsFile
 from nextcontrol.training.objective import DiscreteObjective, sd_alphas
 from nextcontrol.training.pairs import find_pairs
 from nextcontrol.training.source import PairSource, held_out_batches
+from nextcontrol.training.team import Team
 from nextcontrol.training.trainable import published, start_condition
 from nextcontrol.training.trainer import Trainer
 from PIL import Image
@@ -109,7 +110,9 @@ def encoded(folder: Path, encoders: Encoders | None = None, **settings: Any) -> 
     return encode_dataset(dataset_of(folder, **settings), encoders, encoders, TensorCache(folder / ".cache"), 1.0)
 
 
-def tiny_run(work: Path, pairs: Path, hooks: Hooks | None = None, prediction: str = "eps", **changes: Any) -> Run:
+def tiny_run(
+    work: Path, pairs: Path, hooks: Hooks | None = None, prediction: str = "eps", team: Team | None = None, **changes: Any
+) -> Run:
     """A run in `work`, not yet resumed."""
     config = TrainConfig(**{**CONFIG.__dict__, **changes})
     dataset = encoded(pairs)
@@ -117,7 +120,7 @@ def tiny_run(work: Path, pairs: Path, hooks: Hooks | None = None, prediction: st
     base = tiny_base()
     backbone = TinyBackbone(prediction)
     method = CtrLoRAMethod(base, start_condition(base, config.rank, config.seed), HEADS)
-    trainer = Trainer(method, backbone, config)
+    trainer = Trainer(method, backbone, config, team)
     batches = held_out_batches(dataset, held_out, config.seed, backbone.objective)
     if hooks is None:
         hooks = Hooks(on_save=lambda trainer: write_tensors(work / "lora.safetensors", published(trainer.result()), {}))
