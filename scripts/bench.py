@@ -21,7 +21,7 @@ from host_server import has_accelerator
 from provide import SetupError, say
 
 INSIDE = "NEXTCONTROL_BENCH_INSIDE"
-SUBJECTS = ("controlnext", "ctrlora", "hints", "stack", "train", "video")
+SUBJECTS = ("controlnext", "ctrlora", "hints", "shards", "stack", "train", "video")
 
 
 def main(arguments: list[str]) -> int:

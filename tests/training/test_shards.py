@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench_shards import resident_megabytes, write_encoded
 from nextcontrol.training.backbone import ALONE, Share
 from nextcontrol.training.dataset import ShardSettings
 from nextcontrol.training.shard_order import Buffer, ShardOrder
@@ -17,6 +18,15 @@ from shard_files import CONFIG, OBJECTIVE, encode, raw_samples, same, sharded, s
 from tiny_training import encoded, tiny_run
 
 PAIRS = 23
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks this small only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +107,7 @@ def test_a_resumed_source_goes_on_as_an_uninterrupted_one_and_skips_shards_unrea
 
 def test_a_training_from_shards_stopped_and_resumed_is_the_uninterrupted_one(work, tmp_path):
     def run(name, steps):
-        config = {"steps": steps, "save_every": 2, "sensitivity_every": 0, "validation_pairs": 3, "batch_size": 2}
+        config = {"steps": steps, "save_every": 2, "sensitivity_every": 0, "validation_pairs": 3}
         run = tiny_run(tmp_path / name, work / "pairs", **config)
         run.source = source_of(work / "raw_encoded", config=run.trainer.config)
         run.held_out = run.source.held_out()
@@ -194,6 +204,20 @@ def test_a_shard_that_is_damaged_inside_is_named_when_it_is_read(work, tmp_path)
     source = source_of(folder)
     with pytest.raises(DamagedShardError, match=r"'shard-000001\.tar' (has|cannot be read).*delete it and run"):
         [source.batches(step) for step in range(3)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory in use is read from /proc")
+def test_memory_does_not_grow_with_the_number_of_pairs(tmp_path):
+    size = write_encoded(tmp_path, 4000, 500, context=(16, 128))
+    config = dataclasses.replace(CONFIG, steps=10**6, batch_size=50, accumulation_steps=1)
+    source = source_of(tmp_path, 200, config, empty={"context": torch.zeros(16, 128)})
+    held = []
+    for step in range(source.order.total // 50):
+        source.batches(step)
+        held.append(resident_megabytes())
+    assert size > 40e6
+    # Four buffers into the pass everything is in use that is ever used.
+    assert max(held) - held[16] < 8
 
 
 def test_too_many_held_out_pairs_are_refused(work):
