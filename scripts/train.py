@@ -1,4 +1,4 @@
-"""Train a CtrLoRA without ComfyUI's server and page.
+"""Train without ComfyUI's server and page.
 
     python3 scripts/train.py CONFIG.json [--comfyui PATH] [--base-directory PATH]
 
@@ -8,7 +8,11 @@ default:
     {"checkpoint": "v1-5-pruned-emaonly-fp16.safetensors", "base": "ctrlora_sd15_basecn700k.ckpt", "name": "my_condition",
      "dataset": {"folder": "my_pairs", "resolution": 512}, "training": {"steps": 1000, "precision": "bf16"}}
 
-States and results are those of the node 'Train CtrLoRA': either goes on with what the other began. Ctrl-C saves and stops.
+States and results are those of the training nodes: either goes on with what the other began. Ctrl-C or SIGTERM saves and stops.
+
+On several GPUs, with Accelerate in ComfyUI's Python (see docs/distributed.md); accumulation_steps is shared out among them:
+
+    accelerate launch --multi_gpu --num_processes 4 scripts/train.py CONFIG.json
 """
 
 from __future__ import annotations
@@ -19,11 +23,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from host import find_host
 from host_library import import_host, import_pack
-from host_server import has_accelerator
+from host_server import ServerError, has_accelerator
 from provide import SetupError, say
+
+if TYPE_CHECKING:
+    from nextcontrol.training.team import Team
 
 INSIDE = "NEXTCONTROL_TRAIN_INSIDE"
 INTERRUPTED = 130
@@ -36,60 +44,99 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--comfyui", type=Path, help="an existing ComfyUI, with your models in it")
     parser.add_argument("--python", type=Path, help="the Python that runs it")
     parser.add_argument("--base-directory", type=Path, help="where models/ and input/ are, if not in that ComfyUI")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=30.0,
+        metavar="MINUTES",
+        help="how long one of several processes waits for the others before it takes them for lost",
+    )
     options = parser.parse_args(arguments)
     if os.environ.get(INSIDE):
-        return train(options.config, options.comfyui, options.base_directory)
+        return train(options)
     try:
         host = find_host(options.comfyui, options.python)
-    except SetupError as error:
+        device = "cpu" if is_sent_to_cpu() or not has_accelerator(host.python) else "accelerator"
+    except (SetupError, ServerError) as error:
         say(f"train.py: {error}")
         return 1
-    device = "accelerator" if has_accelerator(host.python) else "cpu"
     base = options.base_directory or host.comfyui
-    command = [
-        str(host.python),
-        "-B",
-        __file__,
-        str(options.config),
-        "--comfyui",
-        str(host.comfyui),
-        "--base-directory",
-        str(base),
-    ]
-    child = subprocess.Popen(command, env={**os.environ, INSIDE: device})
+    command = [str(host.python), "-B", __file__, str(options.config)]
+    command += ["--comfyui", str(host.comfyui), "--base-directory", str(base), "--patience", str(options.patience)]
+    return run_inside(command, {**os.environ, INSIDE: device})
+
+
+def is_sent_to_cpu() -> bool:
+    """Whether Accelerate's launcher was told to use no accelerator."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true"}
+
+
+def run_inside(command: list[str], environment: dict[str, str]) -> int:
+    """Go on in the host's interpreter; the exit status."""
+    if "RANK" in os.environ and os.name == "posix":
+        # A launcher signals and kills the process that it started: that has to be the one that trains.
+        os.execve(command[0], command, environment)  # noqa: S606 - no shell is wanted
+    child = subprocess.Popen(command, env=environment)
     # The terminal sends Ctrl-C to the child as well, which saves and ends; this one waits for it.
     signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     return child.wait()
 
 
-def train(config: Path, comfyui: Path, base: Path) -> int:
+def train(options: argparse.Namespace) -> int:
     """Inside the host's interpreter: train, and say what came of it in one sentence."""
     try:
-        text = config.read_text(encoding="utf-8")
+        text = options.config.read_text(encoding="utf-8")
     except OSError as error:
-        say(f"train.py: '{config}' cannot be read ({error.strerror}).")
+        say(f"train.py: '{options.config}' cannot be read ({error.strerror}).")
         return 1
-    import_host(comfyui, base, is_cpu=os.environ[INSIDE] == "cpu")
     import_pack()
+    from nextcontrol.training.team import open_team
+
+    is_cpu = os.environ[INSIDE] == "cpu"
+    try:
+        # Before ComfyUI, which takes the device that is the current one then.
+        team = open_team(is_cpu, options.patience * 60)
+    except ValueError as error:
+        say(f"train.py: {error}")
+        return 1
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, team.ask_to_stop)
+    import_host(options.comfyui, options.base_directory, is_cpu=is_cpu)
+    status, message = train_with(team, text, options)
+    if team.is_main or (status and not team.has_agreed):
+        who = "" if team.has_agreed or team.share.processes == 1 else f" process {team.share.rank}:"
+        say(f"train.py:{who} {message}" if status else message)
+    if team.share.processes > 1 and status:
+        os._exit(status)  # threads that still wait for the others would hold the process up
+    team.close()
+    return status
+
+
+def train_with(team: Team, text: str, options: argparse.Namespace) -> tuple[int, str]:
+    """Train in one of the processes.
+
+    Returns:
+        The exit status, and one sentence.
+    """
     from nextcontrol.nodes.host.folders import register_folders
     from nextcontrol.nodes.host.train_script import train_from_text
     from utils.extra_config import load_extra_path_config
 
     register_folders()
-    for places in (base / "extra_model_paths.yaml", comfyui / "extra_model_paths.yaml"):
+    for places in (options.base_directory / "extra_model_paths.yaml", options.comfyui / "extra_model_paths.yaml"):
         if places.is_file():
             load_extra_path_config(str(places))
             break
     try:
-        files = train_from_text(text, say)
-    except KeyboardInterrupt:
-        say("train.py: stopped, the state is saved: run the same again to go on.")
-        return INTERRUPTED
+        files = train_from_text(text, say, team)
+    except KeyboardInterrupt as error:
+        team.tell(error)
+        return INTERRUPTED, "stopped, the state is saved: run the same again to go on."
     except (ValueError, FileNotFoundError, RuntimeError, OSError) as error:
-        say(f"train.py: {error}")
-        return 1
-    say(f"Trained: {', '.join(f'models/{name}' for name in files)}")
-    return 0
+        team.tell(error)
+        return 1, str(error)
+    return 0, f"Trained: {', '.join(f'models/{name}' for name in files)}"
 
 
 if __name__ == "__main__":

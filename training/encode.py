@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from .backbone import ALONE, Share
 from .cache import TensorCache, digest_of, file_digest
 from .dataset import DatasetSettings, PairDataset, usable_pairs
 from .method import HintForm
@@ -101,8 +102,11 @@ def encode_dataset(
     scale: float,
     hint_form: HintForm = "latent",
     on_item: Callable[[int, int], None] = lambda _done, _all: None,
+    share: Share = ALONE,
 ) -> EncodedDataset:
     """Encode what is not in the cache yet.
+
+    Of several processes with one cache each begins at a place of its own and later finds what the others have done.
 
     Args:
         dataset: As found.
@@ -112,6 +116,7 @@ def encode_dataset(
         scale: See `EncodedDataset.scale`.
         hint_form: Whether hints pass the VAE too, or are kept as pixels.
         on_item: Called after each pair with how many are done, and of how many; may raise.
+        share: Which of several processes this is.
 
     Returns:
         The dataset, without the pairs that are to be skipped.
@@ -121,13 +126,16 @@ def encode_dataset(
     """
     encoder = _Encoder(pictures, texts, cache, hint_form)
     usable = usable_pairs(dataset)
-    items, contents = [], []
-    for done, (pair, size) in enumerate(usable, 1):
+    found: dict[int, tuple[Item, tuple[str, ...]]] = {}
+    first = share.rank * len(usable) // share.processes
+    for done in range(len(usable)):
+        place = (first + done) % len(usable)
+        pair, size = usable[place]
         item = encoder.item(pair, size, dataset.settings)
         if item is not None:
-            items.append(item)
-            contents.append((pair.name, file_digest(pair.target), file_digest(pair.hint), pair.caption))
-        on_item(done, len(usable))
+            found[place] = item, (pair.name, file_digest(pair.target), file_digest(pair.hint), pair.caption)
+        on_item(done + 1, len(usable))
+    items, contents = [found[place][0] for place in sorted(found)], [found[place][1] for place in sorted(found)]
     if texts is not None and (without := sum(not pair.caption for pair, _ in usable)):
         logger.warning(
             "%d of %d pairs of '%s' have no caption: they train with an empty one", without, len(usable), dataset.name

@@ -92,12 +92,20 @@ class Team(Protocol):
         """A text of every process, in their order. An exchange."""
         ...
 
+    def ask_to_stop(self, *_: object) -> None:
+        """Stop soon, in order, with all others. A signal handler."""
+        ...
+
     def check_wanted(self) -> None:
         """Between two pieces of long work: stop if somebody asked for it.
 
         Raises:
             KeyboardInterrupt: Somebody did.
         """
+        ...
+
+    def close(self) -> None:
+        """Part, after a run that nothing happened to."""
         ...
 
 
@@ -131,8 +139,19 @@ class Alone:
         """`text`."""
         return [text]
 
+    def ask_to_stop(self, *_: object) -> None:
+        """Stop at once.
+
+        Raises:
+            KeyboardInterrupt: Always.
+        """
+        raise KeyboardInterrupt
+
     def check_wanted(self) -> None:
-        """Nothing: a signal raises by itself."""
+        """Nothing: who asks is heard at once."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 def is_launched() -> bool:

@@ -40,6 +40,8 @@ class AccelerateTeam:
         # The group waits longer than `_finish`, which has the better message.
         options: dict[str, Any] = {"timeout": timedelta(seconds=patience + 60)}
         self.state = PartialState(cpu=is_cpu, **(options | {"backend": "gloo"} if is_cpu else options))
+        if self.state.num_processes != int(os.environ["WORLD_SIZE"]):
+            raise RuntimeError(f"Accelerate knows no way to connect processes on '{self.state.device}'")
         self.device: torch.device = self.state.device
         self.share = Share(self.state.process_index, self.state.num_processes)
         self._patience = patience
@@ -58,7 +60,7 @@ class AccelerateTeam:
         return self._agreements > 0
 
     def ask_to_stop(self, *_: object) -> None:
-        """Stop at the next meeting. A signal handler: wherever the process is, it goes on until then."""
+        """See `Team`. Wherever the process is, it goes on until the next meeting."""
         self._asked = self._asked or time.monotonic()
 
     def check_wanted(self) -> None:
@@ -117,7 +119,7 @@ class AccelerateTeam:
             return [str(own) for own in gather_object([text])]
 
     def close(self) -> None:
-        """Leave the process group, after a run that nothing happened to."""
+        """See `Team`."""
         self.state.destroy_process_group()
 
     def _meet(self, value: Tensor | None = None, error: BaseException | None = None) -> Tensor:

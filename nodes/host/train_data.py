@@ -41,6 +41,12 @@ class TrainData:
     """Of the data and of what encoded it, by name: a resumed run needs the same."""
     empty_extras: Mapping[str, Tensor] = field(default_factory=dict)
     """What else the model reads of the empty text, by name, one row each."""
+    frames: int = 1
+    """Rows of a batch that belong together: those of a clip."""
+    is_empty_controlled: bool = True
+    """Whether the control also acts on the rows of the empty text, under guidance."""
+    about: Mapping[str, str] = field(default_factory=dict)
+    """What the header of each file says of the data."""
 
 
 def prepare_data(job: TrainJob, objective: Objective, show: Callable[[str], None]) -> TrainData:
@@ -74,13 +80,20 @@ def prepare_data(job: TrainJob, objective: Objective, show: Callable[[str], None
     )
 
 
-def _encode(job: TrainJob, pictures: HostPictures, texts: HostTexts, show: Callable[[str], None]) -> EncodedDataset:
+def progress_of(show: Callable[[str], None], what: str) -> Callable[[int, int], None]:
+    """A bar and a line for the encoding of many things; raises where the user has cancelled."""
     bar = comfy.utils.ProgressBar(1)
 
     def on_item(done: int, count: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar.update_absolute(done, count)
-        show(f"encoding pair {done} of {count}")
+        show(f"encoding {what} {done} of {count}")
 
+    return on_item
+
+
+def _encode(job: TrainJob, pictures: HostPictures, texts: HostTexts, show: Callable[[str], None]) -> EncodedDataset:
+    on_item = progress_of(show, "pair")
     scale = job.model.model.latent_format.scale_factor
-    return encode_dataset(job.dataset, pictures, texts, cache_of(job.dataset), scale, job.recipe.hint_form, on_item)
+    share = job.team.share
+    return encode_dataset(job.dataset, pictures, texts, cache_of(job.dataset), scale, job.recipe.hint_form, on_item, share)

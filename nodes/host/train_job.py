@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import comfy.model_management
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...training.backbone import Backbone
 from ...training.checkpoint import StateStore
+from ...training.clips import ClipSettings
 from ...training.config import TrainConfig
 from ...training.dataset import PairDataset
 from ...training.loop import Hooks, Run
@@ -22,8 +23,10 @@ from ...training.method import HintForm, Method, Published
 from ...training.metrics import MetricsFile, smoothed
 from ...training.mixed import MixedDataset
 from ...training.pictures import from_pixels
+from ...training.team import Alone, Team
 from ...training.trainer import Report, Trainer
-from .backbone import HostBackbone, training_mode
+from .backbone import training_mode
+from .backbone_svd import build_backbone
 from .encoders import identity_of
 from .train_data import TrainData
 from .train_files import TrainFiles, describe_run, files_for
@@ -110,6 +113,10 @@ class TrainJob:
     is_resumed: bool
     clip_vision: Any = None
     """Image encoder, which SVD reads in the place of text."""
+    clips: ClipSettings = field(default_factory=ClipSettings)
+    """How the clips of a dataset are used, for SVD."""
+    team: Team = field(default_factory=Alone)
+    """The processes of the training."""
 
 
 @dataclass(frozen=True)
@@ -137,19 +144,20 @@ def train(job: TrainJob, show: Callable[[str], None] = lambda _text: None) -> Tr
         ValueError: An input cannot be used; the sentence says why.
         OutOfMemoryError: With advice, the state saved.
     """
-    recipe = job.recipe
+    recipe, team = job.recipe, job.team
     files = files_for(job.name, recipe.folder, recipe.suffixes)
     files.check_free(job.is_resumed)
     recipe.check(job.model, job.config)
     check_datasets(job.dataset)
-    backbone = HostBackbone(job.model, job.config.gradient_checkpointing)
-    data = prepare_datasets(job, backbone.objective, show)
+    backbone = build_backbone(job.model, job.config.gradient_checkpointing)
+    data = prepare_datasets(job, backbone.objective, _teller(show, team))
     # The VAE and the text encoder have done their work.
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
     with training_mode([job.model, *recipe.networks()], is_cast=job.config.precision == "fp32"):
         run = _build_run(job, backbone, data, files)
-        _attach_hooks(run, job, data, files, show)
+        if team.is_main:
+            _attach_hooks(run, job, data, files, show)
         if job.is_resumed and run.resume():
             logger.info("'%s': training goes on from step %d", files.name, run.trainer.step)
         run.train()
@@ -157,16 +165,27 @@ def train(job: TrainJob, show: Callable[[str], None] = lambda _text: None) -> Tr
         return TrainResult(tuple(files.names), list(run.trainer.losses), files.previews())
 
 
+def _teller(show: Callable[[str], None], team: Team) -> Callable[[str], None]:
+    """Of several processes one shows, and all of them hear there that they shall stop."""
+
+    def tell(text: str) -> None:
+        team.check_wanted()
+        if team.is_main:
+            show(text)
+
+    return tell
+
+
 def _build_run(job: TrainJob, backbone: Backbone, data: TrainData, files: TrainFiles) -> Run:
     config, recipe = job.config, job.recipe
-    trainer = Trainer(recipe.build(job.model, config), backbone, config)
+    trainer = Trainer(recipe.build(job.model, config), backbone, config, job.team)
     made_from = {"method": recipe.method, "model": identity_of(job.model, "diffusion_model."), **recipe.identity()}
     states, metrics = StateStore(files.folder, config.keep_states), MetricsFile(files.metrics)
     return Run(trainer, data.source, data.held_out, states, metrics, data.identity | made_from)
 
 
 def _attach_hooks(run: Run, job: TrainJob, data: TrainData, files: TrainFiles, show: Callable[[str], None]) -> None:
-    about = job.recipe.describe() | {"dataset_hash": data.digest, "pairs": data.count}
+    about = job.recipe.describe() | {"dataset_hash": data.digest, "pairs": data.count, **data.about}
     metadata = describe_run(job.dataset, job.config, about)
     progress = Progress(job.config.steps, show)
     painter = PreviewPainter(job.vae, data, [job.model, *job.recipe.networks()])

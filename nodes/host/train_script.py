@@ -10,10 +10,12 @@ from typing import Any
 import comfy.sd
 import folder_paths
 
+from ...training.clips import ClipSettings
 from ...training.config import TrainConfig
 from ...training.dataset import DatasetSettings
 from ...training.method_controlnet import PROMPT_DROPOUT
 from ...training.method_controlnext import ControlNeXtOptions
+from ...training.team import Alone, Team, check_share
 from .ctrlora_load import load_base
 from .dataset_folders import open_dataset, open_datasets
 from .recipe_controlnet import ControlNetRecipe
@@ -22,7 +24,7 @@ from .recipe_ctrlora import CtrLoRARecipe
 from .recipe_ctrlora_base import CtrLoRABaseRecipe
 from .train_job import Recipe, TrainJob, train
 
-PARTS = ("method", "checkpoint", "base", "name", "dataset", "options", "training", "resume")
+PARTS = ("method", "checkpoint", "base", "name", "dataset", "options", "clips", "training", "resume")
 REQUIRED = ("checkpoint", "name", "dataset")
 Job = dict[str, Any]
 
@@ -57,13 +59,15 @@ class Reader:
     """`DatasetSettings` whose default is another for this method."""
     has_folders: bool = False
     """It trains several conditions: the dataset has `folders` by condition."""
+    has_clips: bool = False
+    """It trains on clips too, where the model is SVD."""
 
 
 READERS: Mapping[str, Reader] = {
     "ctrlora": Reader(_ctrlora, required=("base",)),
     "ctrlora_base": Reader(_ctrlora_base, options=frozenset({"layout"}), has_folders=True),
     "controlnet": Reader(_controlnet, options=frozenset({"hint_encoder"}), dataset={"prompt_dropout": PROMPT_DROPOUT}),
-    "controlnext": Reader(_controlnext, options=frozenset(field.name for field in fields(ControlNeXtOptions))),
+    "controlnext": Reader(_controlnext, options=frozenset(field.name for field in fields(ControlNeXtOptions)), has_clips=True),
 }
 
 
@@ -72,7 +76,8 @@ def read_job(text: str) -> Job:
 
     Args:
         text: JSON with `method` (else "ctrlora"), `checkpoint`, `name`, `dataset` (`folder` and `DatasetSettings`), what the
-            method needs besides, and optionally `options` of the method, `training` (`TrainConfig`) and `resume`. Where the
+            method needs besides, and optionally `options` of the method, `clips` (`ClipSettings`, for SVD), `training`
+            (`TrainConfig`) and `resume`. Where the
             method trains several conditions, `dataset` has `folders`: the condition's name to its folder, for each of them.
 
     Returns:
@@ -94,6 +99,8 @@ def read_job(text: str) -> Job:
     problems = [f"'{key}' is unknown" for key in given if key not in PARTS]
     problems += [f"'{key}' is missing" for key in (*REQUIRED, *reader.required) if not given.get(key)]
     problems += [f"'{key}' is no option of {method}" for key in options if key not in reader.options]
+    if "clips" in given and not reader.has_clips:
+        problems.append(f"'clips' is for SVD and {method} trains on pictures")
     settings = dict(given["dataset"])
     folder, folders = settings.pop("folder", ""), settings.pop("folders", {})
     problems += _problems_of_folders(method, reader, given["dataset"])
@@ -107,6 +114,7 @@ def read_job(text: str) -> Job:
         "resume": given.get("resume", True),
         "folder": folder,
         "folders": folders,
+        "clips": ClipSettings.from_values(given.get("clips", {})),
         "dataset": DatasetSettings(**{**reader.dataset, **settings}),
         "training": TrainConfig.from_json(json.dumps(given.get("training", {}))),
     }
@@ -138,12 +146,13 @@ def _problems_of_folders(method: str, reader: Reader, dataset: Mapping[str, Any]
     return problems
 
 
-def train_from_text(text: str, show: Callable[[str], None]) -> tuple[str, ...]:
+def train_from_text(text: str, show: Callable[[str], None], team: Team | None = None) -> tuple[str, ...]:
     """Train what a configuration file asks for.
 
     Args:
         text: See `read_job`.
         show: Takes a line of progress.
+        team: The processes of the training; without one there is this one.
 
     Returns:
         The new files, below ComfyUI's models/.
@@ -152,15 +161,19 @@ def train_from_text(text: str, show: Callable[[str], None]) -> tuple[str, ...]:
         ValueError: See `read_job` and `train_job.train`.
         FileNotFoundError: A model is not there.
     """
-    job = read_job(text)
+    job, team = read_job(text), team or Alone()
+    check_share(job["training"].accumulation_steps, team.share.processes)
     path = folder_paths.get_full_path("checkpoints", job["checkpoint"].replace("\\", "/"))
     if path is None:
         raise FileNotFoundError(f"'{job['checkpoint']}' is not in models/checkpoints: put it there.")
     settings, folders = job["dataset"], job["folders"]
     dataset = open_datasets(folders, settings) if folders else open_dataset(job["folder"], settings)
     recipe = READERS[job["method"]].build(job)
-    model, clip, vae = comfy.sd.load_checkpoint_guess_config(path, output_vae=True, output_clip=True)[:3]
-    if clip is None or vae is None or model is None:
+    loaded = comfy.sd.load_checkpoint_guess_config(path, output_vae=True, output_clip=True, output_clipvision=True)
+    model, clip, vae, clip_vision = loaded
+    if (clip is None and clip_vision is None) or vae is None or model is None:
         raise ValueError(f"'{job['checkpoint']}' is no full checkpoint: use one with UNet, CLIP and VAE.")
-    request = TrainJob(model, clip, vae, recipe, dataset, job["name"], job["training"], job["resume"])
+    request = TrainJob(
+        model, clip, vae, recipe, dataset, job["name"], job["training"], job["resume"], clip_vision, job["clips"], team
+    )
     return tuple(f"{recipe.folder}/{name}" for name in train(request, show).files)

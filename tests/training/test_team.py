@@ -1,4 +1,4 @@
-"""Several processes train what one trains: the same losses, one set of files, an orderly end whatever happens to one of them."""
+"""Several processes train what one trains: the same losses, one set of files, an orderly end whatever happens to one."""
 
 from __future__ import annotations
 
