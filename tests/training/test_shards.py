@@ -208,9 +208,9 @@ def test_a_shard_that_is_damaged_inside_is_named_when_it_is_read(work, tmp_path)
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory in use is read from /proc")
 def test_memory_does_not_grow_with_the_number_of_pairs(tmp_path):
-    size = write_encoded(tmp_path, 4000, 500, context=(16, 128))
+    size = write_encoded(tmp_path, 4000, 500, context=(32, 128))
     config = dataclasses.replace(CONFIG, steps=10**6, batch_size=50, accumulation_steps=1)
-    source = source_of(tmp_path, 200, config, empty={"context": torch.zeros(16, 128)})
+    source = source_of(tmp_path, 200, config, empty={"context": torch.zeros(32, 128)})
     held = []
     for step in range(source.order.total // 50):
         source.batches(step)
