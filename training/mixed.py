@@ -86,7 +86,7 @@ class MixedDataset:
 def config_for(config: TrainConfig, condition: str) -> TrainConfig:
     """The settings that the source of one condition is made with: one batch at a time, and draws of its own."""
     seed = generator_for("condition", config.seed, condition).initial_seed()
-    return dataclasses.replace(config, accumulation_steps=1, seed=seed)
+    return dataclasses.replace(config, steps=config.steps * config.accumulation_steps, accumulation_steps=1, seed=seed)
 
 
 class MixedSource:

@@ -134,20 +134,46 @@ def test_batches_depend_on_the_step_alone(folders):
 
 
 def test_a_condition_that_is_not_in_an_update_is_left_exactly_alone(folders):
+    """Before its first update and after it: no step, no weight decay, no moment that fades."""
     config = settings()
     source, _ = data_of(folders, config)
     trainer = Trainer(method_of(config), TinyBackbone(), config)
-    before = {key: tensor.detach().clone() for key, tensor in trainer.method.parameters().items()}
-    seen = set()
-    for step in range(2):
-        trainer.update(source.batches(step))
-        seen |= {batch.condition for batch in source.batches(step)}
-    (left,) = SIZES.keys() - seen
-    for key, tensor in trainer.method.parameters().items():
-        is_left = key.startswith(f"lora/{left}/")
-        assert torch.equal(tensor, before[key]) == is_left, key
-        assert (tensor in trainer.optimizer.state) != is_left
-    assert not any(f"lora/{left}/" in key for key in trainer.state().tensors if key.startswith("optimizer|"))
+    parameters, seen = trainer.method.parameters(), Counter()
+    for step in range(5):
+        before = {key: tensor.detach().clone() for key, tensor in parameters.items()}
+        (batch,) = source.batches(step)
+        trainer.update([batch])
+        seen[batch.condition] += 1
+        for key, tensor in parameters.items():
+            is_in = key.startswith(("base/", f"lora/{batch.condition}/"))
+            assert torch.equal(tensor, before[key]) != is_in, key
+        for name in SIZES:
+            steps = {float(trainer.optimizer.state[t].get("step", 0)) for t in trainer.method.loras[name].tensors().values()}
+            assert steps == {seen[name]}
+    assert sorted(seen.values()) == [1, 2, 2]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_checkpointing_and_bf16_train_every_tensor(folders, precision):
+    """Blocks that are computed twice give the same gradients, those of the time embedding that all of them share among them."""
+    config = settings(precision=precision)
+    source, _ = data_of(folders, config)
+    gradients = []
+    for checkpointing in (False, True):
+        trainer = Trainer(method_of(config, checkpointing=checkpointing), TinyBackbone(), config)
+        for lora in trainer.method.loras.values():
+            for key, tensor in lora.tensors().items():
+                tensor.data.copy_(seeded_tensor(key, tensor.shape) / 10)
+        (batch,) = source.batches(0)
+        trainer.loss(batch, batch.hints).backward()
+        found = {key: tensor.grad for key, tensor in trainer.method.parameters().items()}
+        gradients.append({key: grad for key, grad in found.items() if grad is not None})
+        assert all(key.startswith(("base/", f"lora/{batch.condition}/")) for key in gradients[-1])
+        assert all(grad.abs().max() > 0 for grad in gradients[-1].values())
+    assert gradients[0].keys() == gradients[1].keys()
+    assert len(gradients[0]) == len(trainer.method.base.state_dict()) + len(lora.tensors())
+    for key, grad in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], grad, atol=1e-6 * float(grad.abs().max()), rtol=0)
 
 
 def test_the_body_the_norms_and_the_zero_convolutions_are_shared_and_only_loras_are_not():
