@@ -92,12 +92,12 @@ def find_tools(host: Host) -> Path:
     def build(folder: Path) -> None:
         steps = Steps(2, log_of(folder))
         # A second torch or OpenCV beside the host's must not come in: what is bare brings nothing along.
-        for key, title, options in (("packages", "tools for the tests", ()), ("bare", "detectors", ("--no-deps",))):
+        for key, title, options in (("packages", "tools for the tests", ()), ("bare", "optional packages", ("--no-deps",))):
             with steps.step(title):
                 arguments = ["install", *options, "--target", folder / "lib", *recipe[key]]
                 steps.pip(host.python, arguments, " and ".join(recipe[key]), "")
 
-    return provide("tools", recipe, build, ["lib/pytest", "lib/mypy", "lib/controlnet_aux"]) / "lib"
+    return provide("tools", recipe, build, ["lib/pytest", "lib/mypy", "lib/controlnet_aux", "lib/accelerate"]) / "lib"
 
 
 def find_chromium() -> str | None:
