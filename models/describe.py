@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .adapted import LORA
+from .controlnet import HINT_BLOCK
 from .ctrlora_file import (
     PREFIX,
     base_tensors,
@@ -49,7 +50,7 @@ _PARTS = {
     "controlnext.": "control module", "controlnet.": "control module", "unet.": "UNet", "model.diffusion_model.": "UNet",
     "first_stage_model.": "VAE", "cond_stage_model.": "text encoder", "conditioner.": "text encoder",
 }  # fmt: skip
-_ORDER = ("LoRA", "zero convolutions", "norms", "body", *dict.fromkeys(_PARTS.values()), "rest")
+_ORDER = ("LoRA", "hint encoder", "zero convolutions", "norms", "body", *dict.fromkeys(_PARTS.values()), "rest")
 _DOWN = re.compile(r"(lora_layer\.|loras_dict\.[^.]+\.\d+\.)down\.weight$")
 
 
@@ -136,7 +137,7 @@ def describe_file(tensors: Mapping[str, Tensor], name: str, metadata: Mapping[st
         generation=INJECTIONS[variants[0]].generation if variants else None,
         ranks=tuple(sorted({shape[0] for key, shape in shapes.items() if _DOWN.search(key)})),
         conditions=tuple(condition_names(own)),
-        parts=_parts(shapes, id_ in CTRLORA_KINDS),
+        parts=_parts(shapes, id_),
         types=tuple(title for title, _ in Counter(map(type_name, (t.dtype for t in tensors.values()))).most_common()),
         size=size,
         metadata=metadata,
@@ -220,16 +221,23 @@ def _families(kind: str, shapes: Shapes, variants: Iterable[str]) -> tuple[Famil
     return (family,) if family else ()
 
 
-def _parts(shapes: Shapes, is_ctrlora: bool) -> tuple[Part, ...]:
+def _parts(shapes: Shapes, kind: str) -> tuple[Part, ...]:
     has_prefix = any(key.startswith(PREFIX) for key in shapes)
+    is_controlnet = kind == "controlnet" and any(HINT_BLOCK in key for key in shapes)  # not in diffusers' names
     counts = {title: [0, 0] for title in _ORDER}
     for key, shape in shapes.items():
         title = next((title for prefix, title in _PARTS.items() if key.startswith(prefix)), "rest")
-        if is_ctrlora and key.startswith(PREFIX) == has_prefix:
-            title = _ctrlora_part(key)
+        if (is_controlnet or kind in CTRLORA_KINDS) and key.startswith(PREFIX) == has_prefix:
+            title = _controlnet_part(key) if is_controlnet else _ctrlora_part(key)
         counts[title][0] += 1
         counts[title][1] += torch.Size(shape).numel()
     return tuple(Part(title, *count) for title, count in counts.items() if count[0])
+
+
+def _controlnet_part(key: str) -> str:
+    if HINT_BLOCK in key:
+        return "hint encoder"
+    return "zero convolutions" if "zero_convs." in key or "middle_block_out." in key else "body"
 
 
 def _ctrlora_part(key: str) -> str:

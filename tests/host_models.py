@@ -60,10 +60,12 @@ UNET_CONFIGS: dict[str, dict[str, Any]] = {
         "transformer_depth": [1, 1],
         "transformer_depth_output": [1, 1, 1, 1],
     },
-    "sd15_short": _SD15 | {"channel_mult": [1, 1]},
+    "sd15_short": _SD15
+    | {"channel_mult": [1], "num_res_blocks": [1], "transformer_depth": [1], "transformer_depth_output": [1, 0]},
     "sd15_narrow": _SD15 | {"model_channels": 64},
     "sdxl_narrow": _SDXL | {"model_channels": 64},
     "svd_narrow": _SVD | {"model_channels": 64},
+    "svd_tiny": _SVD | {"model_channels": 32, "num_head_channels": 16},
 }
 """The reference's small UNets of the golden files in the host's classes, and narrow ones for everything else."""
 

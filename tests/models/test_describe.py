@@ -8,6 +8,7 @@ import pytest
 import torch
 from ctrlora_files import base_weights, condition_weights, published
 from host_models import GOLDENS, SHAPES, narrow_module
+from nextcontrol.models.controlnet import ControlNet
 from nextcontrol.models.ctrlora import read_config
 from nextcontrol.models.ctrlora_file import linear_names
 from nextcontrol.models.describe import describe_file, to_lines
@@ -59,6 +60,14 @@ def test_the_released_base_has_the_published_numbers_with_its_left_over_lora():
     assert part_sizes(file)["body"] == (324 - 26 - 56, 348_666_880)
     plain = describe(full_base())
     assert (plain.tensors, plain.parameters, plain.ranks) == (324, 360_192_640, ())
+
+
+def test_a_controlnet_of_published_size_has_the_published_numbers():
+    file = describe({f"control_model.{key}": t for key, t in ControlNet(read_config(FULL), device="meta").state_dict().items()})
+    assert (file.kind.id, file.family, file.problem) == ("controlnet", "sd15", "")
+    assert (file.tensors, file.parameters) == (340, 361_279_120)
+    expected = {"hint encoder": (16, 1_086_480), "zero convolutions": (26, 11_479_680), "body": (298, 348_712_960)}
+    assert part_sizes(file) == expected
 
 
 @pytest.mark.parametrize(

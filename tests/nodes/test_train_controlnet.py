@@ -76,7 +76,7 @@ def finished(base_folder):
     model = build_model("sd15_short")
     before = digest_of_weights(dict(model.model.state_dict()), is_whole=True)
     done = run(
-        base_folder, pairs, "done/cn", model=model, clip=SmallCLIP(768), learning_rate=1e-4,
+        base_folder, pairs, "done/cn", model=model, clip=SmallCLIP(768), learning_rate=5e-3,
         preview_every=20, preview_steps=1, validation_pairs=1,
     )  # fmt: skip
     assert digest_of_weights(dict(model.model.state_dict()), is_whole=True) == before
@@ -97,6 +97,9 @@ def test_comfyuis_loader_reads_the_file_and_its_network_does_what_was_trained(fi
     loaded = comfy.controlnet.load_controlnet(str(files_for("done/cn", "controlnet").main))
     assert "keys" not in caplog.text
     trained = method.control(NOISY, HINT, TIMES, text(768), "").residuals
+    other = method.control(NOISY, HINT.flip(-1), TIMES, text(768), "").residuals
+    changes = [((a - b).norm() / b.norm()).item() for a, b in zip(other, trained, strict=True)]
+    assert min(changes) > 1e-3, changes
     found = loaded.control_model(x=NOISY, hint=HINT, timesteps=TIMES, context=text(768))
     close([*found["output"], *found["middle"]], trained)
 
@@ -118,10 +121,10 @@ def test_in_sampling_it_adds_what_it_added_in_training(finished):
 
 def test_every_tensor_of_the_network_moves_and_none_of_the_model(finished):
     method, _, tensors, _ = finished
-    start = ControlNetRecipe().build(build_model("sd15_short"), TrainConfig()).parameters()
+    start = ControlNetRecipe().build(build_model("sd15_short"), TrainConfig()).network.state_dict()
     assert tensors.keys() == {f"control_model.{key}" for key in start}
     for key, tensor in start.items():
-        assert not torch.equal(tensors[f"control_model.{key}"], tensor.detach()), key
+        assert not torch.equal(tensors[f"control_model.{key}"], tensor), key
         assert torch.equal(tensors[f"control_model.{key}"], method.parameters()[key].detach())
 
 
@@ -132,8 +135,9 @@ def test_the_header_and_inspect_tell_what_it_is(finished):
     kind = detect_kind(tensors)
     assert kind is not None
     assert kind.id == "controlnet"
-    described = inspect_file("done/cn.safetensors")
-    assert "is a stock ControlNet" in str(described)
+    described = inspect_file("done/cn.safetensors").splitlines()
+    assert described[:2] == ["done/cn.safetensors is a stock ControlNet.", "Load it with ComfyUI's 'Load ControlNet Model'."]
+    assert {"Family: SD1.5", "  hint encoder: 1,086,480 in 16"} <= set(described)
 
 
 def test_before_the_first_step_the_controls_are_zero_and_the_prediction_is_the_models_own():
@@ -160,7 +164,7 @@ def test_with_the_vae_the_file_is_a_base_that_does_what_was_trained(base_folder,
     latent = seeded_tensor("hint", [2, 4, 8, 8])
     trained = method.control(NOISY, latent, TIMES, text(96), "").residuals
     close(base.network.model(latent, TIMES, text(96), 4), trained)
-    start = ControlNetRecipe("vae").build(build_model("ctrlora"), TrainConfig()).parameters()
+    start = ControlNetRecipe("vae").build(build_model("ctrlora"), TrainConfig()).network.state_dict()
     assert all(not torch.equal(tensors[f"control_model.{key}"], tensor) for key, tensor in start.items())
 
 
@@ -182,12 +186,16 @@ def test_a_run_resumed_at_10_is_the_uninterrupted_one(base_folder, pairs, small)
     assert all(torch.equal(tensors[key], tensor) for key, tensor in small[2].items())
 
 
+@pytest.fixture(scope="module")
+def plain(base_folder, pairs):
+    return run(base_folder, pairs, "plain", batch_size=2, steps=2)
+
+
 @pytest.mark.parametrize("change", [{"gradient_checkpointing": True}, {"batch_size": 1, "accumulation_steps": 2}])
-def test_less_memory_gives_the_same_run(base_folder, pairs, change):
-    _, plain, expected, _ = run(base_folder, pairs, "plain", batch_size=2, steps=3)
-    _, other, tensors, _ = run(base_folder, pairs, f"less_{len(change)}", **{"batch_size": 2, "steps": 3} | change)
-    torch.testing.assert_close(other.losses, plain.losses, rtol=1e-5, atol=0)
-    for key, tensor in expected.items():
+def test_less_memory_gives_the_same_run(base_folder, pairs, plain, change):
+    _, other, tensors, _ = run(base_folder, pairs, f"less_{len(change)}", **{"batch_size": 2, "steps": 2} | change)
+    torch.testing.assert_close(other.losses, plain[1].losses, rtol=1e-5, atol=0)
+    for key, tensor in plain[2].items():
         torch.testing.assert_close(tensors[key], tensor, rtol=0, atol=1e-4)
 
 
