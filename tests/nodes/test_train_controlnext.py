@@ -10,7 +10,7 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from host_models import evaluate, prompt
-from narrow import WIDTHS, apply, hints, latents, narrow_model, save
+from narrow import WIDTHS, apply, control_for, hints, latents, narrow_model, save
 from nextcontrol.models.controlnext import GENERATIONS
 from nextcontrol.models.injection import INJECTIONS
 from nextcontrol.nodes.host import recipe_controlnext, train_job
@@ -21,6 +21,7 @@ from nextcontrol.nodes.host.train_data import prepare_data
 from nextcontrol.nodes.host.train_files import files_for
 from nextcontrol.nodes.host.train_preview import PreviewPainter
 from nextcontrol.nodes.host.train_script import READERS, read_job
+from nextcontrol.nodes.host.unet_structure import find_place
 from nextcontrol.training.backbone import NO_CONTROL
 from nextcontrol.training.config import TrainConfig
 from nextcontrol.training.draws import generator_for
@@ -28,6 +29,7 @@ from nextcontrol.training.method_controlnext import UNET, ControlNeXtOptions
 from nextcontrol.training.trainer import Trainer
 from safetensors import safe_open
 from seeded import seeded_tensor
+from stacking import entry, stacked
 from torch.testing import assert_close
 from train_stand_ins import SmallCLIP, SmallVAE, small_job, write_dataset
 
@@ -265,17 +267,42 @@ def test_zero_convolution_starts_from_exactly_no_control_and_its_file_reproduces
     options = {"normalization": "zero_convolution", "scale": 0.5}
     start = ControlNeXtRecipe(ControlNeXtOptions(**options)).build(narrow_model(family), TrainConfig())
     assert torch.equal(in_training(family, start), in_training(family, None))
-    recipe, result = run(base_folder, pairs, f"zero_{family}", family, options=options, steps=6)
+    recipe, result = run(base_folder, pairs, f"zero_{family}", family, options=options, steps=3)
     control = check_files(family, recipe, result)
     assert (control.is_normalized, control.scale) == (False, 0.5)
     normalized = replace_fields(control, is_normalized=True)
     assert (predict_with(normalized, family) - predict_with(control, family)).abs().max() > 1e-3
 
 
+def as_it_is(control, family):
+    """The host's model with the module's output, pooled and times the scale, added by hand."""
+    injection = control.injection_for(family)
+    network, place = control.network(injection).model, find_place(unet_of(family), injection.site)
+
+    def add(h, options):
+        if options["block"] != place.block:
+            return h
+        residual = network(hints().movedim(-1, 1), torch.tensor([float(STEP)]))
+        return h + torch.nn.functional.adaptive_avg_pool2d(residual, h.shape[-2:]) * control.scale
+
+    clone = narrow_model(family).clone()
+    clone.set_model_patch(add, place.hook)
+    return clone
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_normalization_a_control_is_added_as_it_is_alone_and_in_a_stack(base_folder, finished, family):
+    plain = replace_fields(loaded(finished[0][family][1]), is_normalized=False, trained_scale=0.5, unet=None)
+    other = control_for(base_folder, family)
+    assert_close(predict_with(plain, family), on_the_host(as_it_is(plain, family), family), rtol=1e-5, atol=1e-5)
+    expected = on_the_host(apply(as_it_is(plain, family), other, hints(), 0.7), family)
+    both, *_ = stacked([entry(plain, image=hints()), entry(other, 0.7, image=hints())], model=narrow_model(family))
+    assert_close(on_the_host(both, family), expected, rtol=1e-5, atol=1e-5)
+
+
 def replace_fields(control, **changes):
     """Another control of the same file."""
-    own = (control.name, control.tensors, control.config, control.variants, control.stem_padding, control.unet)
-    return type(control)(*own, **{"trained_scale": control.trained_scale, "is_normalized": control.is_normalized} | changes)
+    return replace(control, _networks={}, **changes)
 
 
 def predict_with(control, family):
@@ -294,14 +321,14 @@ def test_strength_1_is_the_scale_of_the_training(base_folder, pairs):
 
 
 def test_the_whole_unet_can_be_trained(base_folder, pairs):
-    recipe, result = run(base_folder, pairs, "whole", "sdxl", options={"unet_part": "all"}, steps=2, learning_rate=1e-4)
+    recipe, result = run(base_folder, pairs, "whole", "sdxl", options={"unet_part": "all"}, steps=1, learning_rate=1e-4)
     assert recipe.built.weights.keys() == dict(unet_of("sdxl").named_parameters()).keys()
     check_files("sdxl", recipe, result)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_half_precision_and_checkpointing_train(base_folder, pairs, family):
-    settings = {"precision": "bf16", "gradient_checkpointing": True, "steps": 2}
+    settings = {"precision": "bf16", "gradient_checkpointing": True, "steps": 1}
     recipe, result = run(base_folder, pairs, f"half_{family}", family, **settings)
     assert all(0 < loss < 10 for loss in result.losses)
     assert all(tensor.dtype == torch.float32 for tensor in recipe.built.parameters().values())
