@@ -47,8 +47,9 @@ def family_of_vae(vae: Any) -> Family | None:
         comfy.model_management.load_models_gpu(loaded)
         own = _correlation(latents, colors, comfy.latent_formats.SD15())
         other = _correlation(latents, colors, comfy.latent_formats.SDXL())
-        lead, family = (own - other, "sd15") if own > other else (other - own, "sdxl")
-        _known[stage] = family if max(own, other) > LEAST_CORRELATION and lead > LEAST_LEAD else None
+        family: Family = "sd15" if own > other else "sdxl"
+        is_clear = max(own, other) > LEAST_CORRELATION and abs(own - other) > LEAST_LEAD
+        _known[stage] = family if is_clear else None
     return _known[stage]
 
 
