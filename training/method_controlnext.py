@@ -205,7 +205,14 @@ class ControlNeXtMethod:
 
     def published(self, tensors: Mapping[str, Tensor]) -> Published:
         """The module, and what training has added to the diffusion model's weights, where any are trained."""
-        own = {name: tensor.detach().to("cpu", torch.float32, copy=True).contiguous() for name, tensor in tensors.items()}
-        module = {name.removeprefix(MODULE): tensor for name, tensor in own.items() if name.startswith(MODULE)}
-        deltas = {self.names[name]: own[UNET + name] - original.float() for name, original in self._originals.items()}
+        module = {
+            name.removeprefix(MODULE): tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+            for name, tensor in tensors.items()
+            if name.startswith(MODULE)
+        }
+        # One tensor after the other: a whole UNet is large.
+        deltas = {
+            self.names[name]: tensors[UNET + name].detach().to("cpu", torch.float32) - original.float()
+            for name, original in self._originals.items()
+        }
         return {"": module, UNET_SUFFIX: deltas} if deltas else {"": module}
