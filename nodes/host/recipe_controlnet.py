@@ -15,17 +15,22 @@ from .encoder_copy import check_topology, copy_encoder
 from .recipe_ctrlora import heads_of
 from .unet_structure import unet_config_of
 
+AVERAGED = ("_shuffle", "_shuffle_fp16")
+"""Endings of names that switch on global average pooling. Source: ComfyUI 0.3.75 comfy/controlnet.py, `load_controlnet`."""
+
 
 @dataclass(eq=False)
 class ControlNetRecipe:
     """See `train_job.Recipe`.
 
     Raises:
-        ValueError: There is no such hint encoder.
+        ValueError: There is no such hint encoder, or the loader would take the name for another kind of ControlNet.
     """
 
     hint_encoder: str = "convolutions"
     """One of `HINT_ENCODERS`."""
+    name: str = ""
+    """Of the file, where it is known."""
     method = "controlnet"
     suffixes = ("",)
 
@@ -33,6 +38,11 @@ class ControlNetRecipe:
         if self.hint_encoder not in HINT_ENCODERS:
             raise ValueError(
                 f"hint_encoder is '{self.hint_encoder}' and must be {' or '.join(HINT_ENCODERS)}: choose one of these."
+            )
+        if self.has_convolutions and self.name.removesuffix(".safetensors").endswith(AVERAGED):
+            raise ValueError(
+                f"name is '{self.name}', and ComfyUI averages the controls of files with such an ending over the picture: "
+                "choose one that does not end in _shuffle."
             )
 
     @property

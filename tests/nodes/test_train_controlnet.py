@@ -231,6 +231,14 @@ def test_options_that_do_not_exist_are_named():
         READERS["controlnet"].build(read(options={"hint_encoder": "clip"}))
 
 
+def test_a_name_that_makes_the_loader_average_is_refused_for_its_files_alone():
+    for name in ("my_shuffle", "a/my_shuffle_fp16.safetensors"):
+        with pytest.raises(ValueError, match="ComfyUI averages the controls of files with such an ending"):
+            READERS["controlnet"].build(read(name=name))
+    assert READERS["controlnet"].build(read(name="my_shuffle", options={"hint_encoder": "vae"})).folder == "ctrlora"
+    assert READERS["controlnet"].build(read(name="shuffle_2")).folder == "controlnet"
+
+
 WRONG = {
     "SDXL": ({"model": lambda: build_model("sdxl_narrow")}, "family SDXL, whose encoder cannot become a control network here"),
     "SVD": ({"model": lambda: build_model("svd_narrow")}, "family SVD_img2vid, whose encoder cannot become"),
