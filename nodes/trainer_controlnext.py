@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..models.injection import NORMALIZATIONS
+from ..training.clips import ClipSettings
 from ..training.config import TrainConfig
 from ..training.method_controlnext import UNET_PARTS, UNET_SUFFIX, ControlNeXtOptions
 from .host.controlnext_file import NO_FILE
@@ -107,6 +108,22 @@ class TrainControlNeXt(io.ComfyNode):
                     "it is, through a convolution that starts at zero. The second is for comparison.",
                 ),
                 *optional_training_inputs(),
+                io.Int.Input(
+                    "frames",
+                    default=ClipSettings.frames,
+                    min=2,
+                    max=256,
+                    optional=True,
+                    tooltip="For SVD: frames of a clip that are trained at once, the reference among them. Memory follows it.",
+                ),
+                io.Int.Input(
+                    "interval",
+                    default=ClipSettings.interval,
+                    min=0,
+                    max=1000,
+                    optional=True,
+                    tooltip="For SVD: how many frames of the clip lie from one to the next. 0 draws 2 to 7 each time.",
+                ),
             ],
             outputs=[
                 FILE_NAME.Output(display_name="control_file", tooltip="The new module, as Load ControlNeXt takes it."),
@@ -144,13 +161,16 @@ class TrainControlNeXt(io.ComfyNode):
         clip_vision: Any = None,
         control_rate_factor: float = ControlNeXtOptions.control_rate_factor,
         normalization: str = ControlNeXtOptions.normalization,
+        frames: int = ClipSettings.frames,
+        interval: int = ClipSettings.interval,
         **settings: Any,
     ) -> io.NodeOutput:
         node = cls.hidden and cls.hidden.unique_id
         if settings["validation_pairs"] == 0:
             settings["preview_every"] = 0
         recipe = ControlNeXtRecipe(ControlNeXtOptions(scale, unet_part, control_rate_factor, normalization))
-        job = TrainJob(model, clip, vae, recipe, dataset, name, TrainConfig(**settings), resume, clip_vision)
+        clips = ClipSettings(frames=frames, interval=interval)
+        job = TrainJob(model, clip, vae, recipe, dataset, name, TrainConfig(**settings), resume, clip_vision, clips)
         result = train(job, lambda text: show_text(text, node))
         control_file, unet_file = (*result.files, NO_FILE)[:2]
         return io.NodeOutput(control_file, unet_file, {"loss": result.losses}, result.previews)

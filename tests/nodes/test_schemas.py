@@ -155,7 +155,8 @@ CONTRACT = {
             "seed:INT=0 save_every:INT=250 preview_every:INT=250 validation_pairs:INT=4 resume:BOOLEAN=True "
             "*clip:CLIP *clip_vision:CLIP_VISION *control_rate_factor:FLOAT=10.0 *normalization:COMBO=cross "
             "*gradient_checkpointing:BOOLEAN=False *optimizer:COMBO=adamw *schedule:COMBO=constant *warmup_steps:INT=0 "
-            "*max_grad_norm:FLOAT=0.0 *ema_decay:FLOAT=0.0 *min_snr_gamma:FLOAT=0.0 *sensitivity_every:INT=50"
+            "*max_grad_norm:FLOAT=0.0 *ema_decay:FLOAT=0.0 *min_snr_gamma:FLOAT=0.0 *sensitivity_every:INT=50 "
+            "*frames:INT=14 *interval:INT=3"
         ),
         "control_file:STRING,COMBO unet_file:STRING,COMBO loss:LOSS_MAP previews:IMAGE",
     ),
