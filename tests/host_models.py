@@ -91,8 +91,9 @@ def build_model(variant: str, seed: int = 0) -> ModelPatcher:
     config_class = _CONFIG_CLASSES[variant.split("_", maxsplit=1)[0]]
     arguments = UNET_CONFIGS[variant]
     config = config_class({key: value[:] if isinstance(value, list) else value for key, value in arguments.items()})
-    if "num_heads" in arguments:
-        config.unet_config["num_heads"] = arguments["num_heads"]  # the class of the family has its own
+    for name in ("num_heads", "num_head_channels"):
+        if name in arguments:
+            config.unet_config[name] = arguments[name]  # the class of the family has its own
     model = config.get_model({}, "", device=None)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.diffusion_model.parameters():

@@ -22,34 +22,43 @@ def sample(
     extras: Mapping[str, Tensor] | None = None,
     condition: str = "",
     empty_extras: Mapping[str, Tensor] | None = None,
+    is_empty_controlled: bool = True,
 ) -> Tensor:
     """Guided sampling with the trainer's own networks.
 
     Args:
         trainer: Its weights are not changed, nor is anything that the next update depends on.
         hints: (B, ...), as the method reads them.
-        context: (B, L, D), text.
+        context: (B, L, D), text; of clips one row each.
         empty: (1, L, D), the empty text.
         seed: Of the noise; row n has noise of its own.
         shape: (4, h, w), of a latent.
         extras: See `Batch.extras`.
         condition: Of the hints, where there are several.
         empty_extras: Those that belong to the empty text, one row each; what is not among them is the same without the text.
+        is_empty_controlled: Whether the control also acts on the rows of the empty text.
 
     Returns:
         (B, 4, h, w), scaled latents.
     """
     config, device, count = trainer.config, trainer.backbone.device, len(hints)
     noise = [torch.randn(shape, generator=generator_for("preview", seed, row)) for row in range(count)]
-    hints, context = hints.to(device), torch.cat([context, empty.expand(count, -1, -1)]).to(device)
-    without = {name: row.expand_as(extras[name]) for name, row in (empty_extras or {}).items()} if extras else {}
-    twice = {name: torch.cat([rows, without.get(name, rows)]).to(device) for name, rows in (extras or {}).items()}
+    hints, told, untold = hints.to(device), context.to(device), empty.to(device).expand(len(context), -1, -1)
+    own = {name: rows.to(device) for name, rows in (extras or {}).items()}
+    without = own | {name: row.to(device).expand_as(own[name]) for name, row in (empty_extras or {}).items() if name in own}
+    texts = torch.cat([told, untold])
+    twice = {name: torch.cat([rows, without[name]]) for name, rows in own.items()}
 
     def predict(x: Tensor, levels: Tensor) -> Tensor:
-        both = trainer.predict(
-            torch.cat([x, x]), torch.cat([hints, hints]), torch.cat([levels, levels]), context, twice, condition
-        ).float()
-        return both[count:] + config.preview_guidance * (both[:count] - both[count:])
+        if is_empty_controlled:
+            both = trainer.predict(
+                torch.cat([x, x]), torch.cat([hints, hints]), torch.cat([levels, levels]), texts, twice, condition
+            )
+            guided, plain = both.float().split(count)
+        else:
+            guided = trainer.predict(x, hints, levels, told, own, condition).float()
+            plain = trainer.predict(x, hints, levels, untold, without, condition, is_added=False).float()
+        return plain + config.preview_guidance * (guided - plain)
 
     return trainer.backbone.objective.sample(predict, torch.stack(noise).to(device), config.preview_steps)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .backbone import NO_CONTROL, Backbone, Batch
+from .backbone import NO_CONTROL, Backbone, Batch, Control
 from .checkpoint import State
 from .config import TrainConfig
 from .method import Method
@@ -70,11 +70,27 @@ class Trainer:
         context: Tensor,
         extras: Mapping[str, Tensor] | None = None,
         condition: str = "",
+        is_added: bool = True,
     ) -> Tensor:
-        """The diffusion model's prediction for noisy latents under the control of `hints`, or under none."""
+        """The diffusion model's prediction for noisy latents under the control of `hints`, or under none.
+
+        Args:
+            noisy: (B, 4, h, w).
+            hints: (B, ...), as the method reads them; None for the diffusion model as it was before the training.
+            levels: (B,), noise levels in the objective's terms.
+            context: Text.
+            extras: See `Batch.extras`.
+            condition: Of the hints, where there are several.
+            is_added: Whether anything is added; else the diffusion model has its trained weights and no more.
+
+        Returns:
+            (B, 4, h, w).
+        """
         seen, times = self.backbone.objective.network_input(noisy, levels)
         with torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             control = NO_CONTROL if hints is None else self.method.control(seen, hints, times, context, condition)
+            if not is_added:
+                control = Control(weights=control.weights)
             return self.backbone.predict(seen, times, context, control, extras or {})
 
     def loss(self, batch: Batch, hints: Tensor | None, gamma: float = 0.0) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import comfy.model_base
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ...training.backbone import Control
-from ...training.objective import DiscreteObjective
+from ...training.objective import DiscreteObjective, Objective
 from .hints import LATENT_SCALE
 from .unet_structure import find_place
 
@@ -42,22 +42,25 @@ class HostBackbone:
         self.checkpointing = checkpointing
         prediction = "v" if model.model.model_type == comfy.model_base.ModelType.V_PREDICTION else "eps"
         sigmas = model.get_model_object("model_sampling").sigmas
-        self.objective = DiscreteObjective((1 / (sigmas.double().clone() ** 2 + 1)).float().cpu(), prediction)
+        self.objective: Objective = DiscreteObjective((1 / (sigmas.double().clone() ** 2 + 1)).float().cpu(), prediction)
 
     def predict(self, noisy: Tensor, times: Tensor, context: Tensor, control: Control, extras: Mapping[str, Tensor]) -> Tensor:
         """See `training.backbone.Backbone.predict`. SDXL reads "pooled" (B, D) among the extras."""
         unet = self.unet
         place = None if control.site is None else find_place(unet, control.site)
         sides: list[Tensor | None] = list(control.residuals) or [None] * (len(unet.input_blocks) + 1)
+        frames = self._frames(noisy, extras)
+        is_forward = True
         with weights_in_place(unet, control.weights):
             embedding = unet.time_embed(timestep_embedding(times, unet.model_channels).to(noisy.dtype))
             if unet.num_classes is not None:
-                embedding = embedding + unet.label_emb(self._vector(noisy, extras["pooled"]).to(noisy))
+                embedding = embedding + unet.label_emb(self._vector(noisy, extras).to(noisy))
 
             def run(block: Any, x: Tensor, shape: Any = None) -> Tensor:
                 options = {"optimized_attention_override": plain_attention}
-                with weights_in_place(unet, control.weights):  # a second time in the backward pass
-                    return forward_timestep_embed(block, x, embedding, context, options, shape)
+                # The backward pass may compute a block again, when the trained weights have left their place.
+                with nullcontext() if is_forward else weights_in_place(unet, control.weights):
+                    return forward_timestep_embed(block, x, embedding, context, options, shape, num_video_frames=frames)
 
             x, skips = noisy, []
             for number, block in enumerate(unet.input_blocks):
@@ -75,15 +78,22 @@ class HostBackbone:
             for block in unet.output_blocks:
                 x = torch.cat([x, _added(skips.pop(), sides.pop())], dim=1)
                 x = self._run(run, block, x, skips[-1].shape if skips else None)
-            return unet.out(x)
+            predicted = unet.out(x)
+        is_forward = False
+        return predicted
 
     def _run(self, run: Callable[..., Tensor], *given: Any) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(run, *given, use_reentrant=False)
         return run(*given)
 
-    def _vector(self, noisy: Tensor, pooled: Tensor) -> Tensor:
+    def _frames(self, noisy: Tensor, extras: Mapping[str, Tensor]) -> int | None:  # noqa: ARG002 - for clips
+        """How many rows belong together; None where each is a picture of its own."""
+        return None
+
+    def _vector(self, noisy: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
         """(B, D), the pooled text with the size of the picture, as the host makes it for sampling."""
+        pooled = extras["pooled"]
         height, width = (side * LATENT_SCALE for side in noisy.shape[-2:])
         return self.model.encode_adm(pooled_output=pooled, device=pooled.device, width=width, height=height)
 
@@ -173,6 +183,15 @@ def check_trainable(model: ModelPatcher) -> None:
             f"The model predicts {model.model.model_type.name} and training knows EPS and V_PREDICTION: load "
             "another checkpoint."
         )
+    check_unpatched(model)
+
+
+def check_unpatched(model: ModelPatcher) -> None:
+    """Refuse a model with patches that the trainer would not run; LoRAs are weights and welcome.
+
+    Raises:
+        ValueError: It carries some.
+    """
     found = [name for name in _PATCHED if model.model_options.get("transformer_options", {}).get(name)]
     if found or model.object_patches.keys() - {"model_sampling"}:
         raise ValueError(

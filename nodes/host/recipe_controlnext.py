@@ -1,8 +1,9 @@
-"""A ControlNeXt for SD1.5 or SDXL: a new module, and the part of the model that learns with it."""
+"""A ControlNeXt for SD1.5, SDXL or SVD: a new module, and the part of the model that learns with it."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,12 +16,14 @@ from ...training.config import TrainConfig
 from ...training.method import HintForm
 from ...training.method_controlnext import UNET_SUFFIX, ControlNeXtMethod, ControlNeXtOptions, start_module
 from .backbone import check_trainable
+from .backbone_svd import check_video_model
 from .unet_keys import published_names
 from .unet_structure import family_of, find_place, unet_config_of
 
 STEM_PADDING = 1
 """Of every module trained here, as in the reference's trainers."""
-FAMILIES: tuple[Family, ...] = ("sd15", "sdxl")
+VARIANTS: Mapping[Family, str] = {"sd15": "sd15", "sdxl": "sdxl", "svd": "svd_v2"}
+"""The row of `INJECTIONS` that is trained on a model of each family."""
 
 
 @dataclass(eq=False)
@@ -42,11 +45,7 @@ class ControlNeXtRecipe:
     def check(self, model: ModelPatcher, config: TrainConfig) -> None:  # noqa: ARG002
         """See `train_job.Recipe`."""
         family = family_of(model)
-        if family not in FAMILIES:
-            raise ValueError(
-                "The model is SVD and the data are pairs of pictures: load SD1.5 or SDXL, or train on pairs of clips."
-            )
-        check_trainable(model)
+        (check_video_model if family == "svd" else check_trainable)(model)
         if not trained_names(model, self.options, family) and self.options.unet_part != "none":
             raise ValueError(f"The model has no tensors of unet_part '{self.options.unet_part}': set it to none.")
 
@@ -63,7 +62,7 @@ class ControlNeXtRecipe:
         """A module with new weights."""
         unet: UNetModel = model.model.diffusion_model
         family = family_of(model)
-        injection = INJECTIONS[family]
+        injection = INJECTIONS[VARIANTS[family]]
         sizes = replace(GENERATIONS[injection.generation - 1], out=find_place(unet, injection.site).channels)
         network = start_module(sizes, self.options, config.seed, STEM_PADDING).to(model.load_device)
         names = trained_names(model, self.options, family)
@@ -71,7 +70,7 @@ class ControlNeXtRecipe:
         method = ControlNeXtMethod(network, injection, self.options, originals, names, config.gradient_checkpointing)
         self._about = {
             "family": family,
-            "variant": family,
+            "variant": VARIANTS[family],
             "parameters": sum(tensor.numel() for tensor in network.parameters()),
             "unet_parameters": sum(tensor.numel() for tensor in method.weights.values()),
         }
@@ -99,5 +98,6 @@ class ControlNeXtRecipe:
 def trained_names(model: ModelPatcher, options: ControlNeXtOptions, family: Family) -> dict[str, str]:
     """The UNet's tensors that are trained: the host's name to the published one."""
     own = [name for name, _ in model.model.diffusion_model.named_parameters()]
-    names = published_names(unet_config_of(model), own)
+    # Files for SVD have the host's names, as the one that others repacked for it: its own table lacks the time axis.
+    names = dict(zip(own, own, strict=True)) if family == "svd" else published_names(unet_config_of(model), own)
     return {name: published for name, published in names.items() if options.is_trained(published, family)}

@@ -15,7 +15,7 @@ from ...training.encode import EncodedDataset, encode_dataset, split_held_out
 from ...training.objective import Objective
 from ...training.source import PairSource, held_out_batches
 from .dataset_folders import cache_of
-from .encoders import HostPictures, HostTexts
+from .encoders import Family, HostPictures, HostTexts
 from .unet_structure import reads_pooled_text
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def prepare_data(job: TrainJob, objective: Objective, show: Callable[[str], None
     Raises:
         ValueError: VAE or text encoder do not fit the model, or pairs cannot be used.
     """
-    family = "sdxl" if reads_pooled_text(job.model) else "sd15"
-    pictures, texts = HostPictures(job.vae, family), HostTexts(job.clip, job.recipe.context_width(job.model), family)
+    pictures, texts = encoders_for(job)
     encoded = _encode(job, pictures, texts, show)
     empty = {name: tensor[None] for name, tensor in encoded.text(encoded.empty_text).items()}
     trained, held_out = split_held_out(encoded.items, job.config.validation_pairs)
@@ -78,6 +77,12 @@ def prepare_data(job: TrainJob, objective: Objective, show: Callable[[str], None
         {"VAE": pictures.identity, "text encoder": texts.identity, "dataset": encoded.digest},
         empty,
     )
+
+
+def encoders_for(job: TrainJob) -> tuple[HostPictures, HostTexts]:
+    """The job's VAE and text encoder; a ValueError if they do not fit the model."""
+    family: Family = "sdxl" if reads_pooled_text(job.model) else "sd15"
+    return HostPictures(job.vae, family), HostTexts(job.clip, job.recipe.context_width(job.model), family)
 
 
 def progress_of(show: Callable[[str], None], what: str) -> Callable[[int, int], None]:

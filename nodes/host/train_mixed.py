@@ -8,10 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...training.cache import digest_of
+from ...training.chunks import check_settings
 from ...training.dataset import PairDataset, usable_pairs
 from ...training.mixed import MixedDataset, MixedSource, config_for, mixed_held_out
 from ...training.objective import Objective
+from .train_clips import prepare_clips
 from .train_data import TrainData, prepare_data
+from .train_shards import prepare_shards
+from .unet_structure import is_video
 
 if TYPE_CHECKING:
     from .train_job import TrainJob
@@ -20,18 +24,28 @@ if TYPE_CHECKING:
 def check_datasets(dataset: PairDataset | MixedDataset) -> None:
     """The cheap check of every part: see `usable_pairs`."""
     for part in dataset.parts.values() if isinstance(dataset, MixedDataset) else (dataset,):
-        usable_pairs(part)
+        if part.shards is not None:
+            check_settings(part.settings)
+        else:
+            usable_pairs(part)
 
 
 def prepare_datasets(job: TrainJob, objective: Objective, show: Callable[[str], None]) -> TrainData:
     """Encode what is not encoded yet, of every part: see `prepare_data`."""
+    if is_video(job.model):
+        return prepare_clips(job, show)
     if not isinstance(job.dataset, MixedDataset):
-        return prepare_data(job, objective, show)
+        return _prepare(job, objective, show)
     parts: dict[str, TrainData] = {}
     for name, dataset in job.dataset.parts.items():
         part = replace(job, dataset=dataset, config=config_for(job.config, name))
-        parts[name] = prepare_data(part, objective, partial(_show, show, name))
+        parts[name] = _prepare(part, objective, partial(_show, show, name))
     return _joined(parts, job)
+
+
+def _prepare(job: TrainJob, objective: Objective, show: Callable[[str], None]) -> TrainData:
+    """Of one dataset."""
+    return (prepare_data if job.dataset.shards is None else prepare_shards)(job, objective, show)
 
 
 def _show(show: Callable[[str], None], name: str, text: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...training.backbone import Batch
 from ...training.preview import grid, sample
 from ...training.trainer import Trainer
 from .backbone import share_with_autograd
@@ -35,36 +36,52 @@ class PreviewPainter:
         rows = max(ROWS, len({pair.condition for pair in data.held_out}))  # the first ones are of different conditions
         self.pairs = list(data.held_out[:rows])
         self.networks = list(networks)
+        self.places = [0] if data.frames == 1 else [data.frames // 2, data.frames - 1]
+        """Rows of a pair that are shown; the first frame of a clip is the reference."""
         self._fixed: list[tuple[Tensor, Tensor]] = []
 
     def paint(self, trainer: Trainer) -> Tensor:
-        """(3, H, W) in [0, 1]: a row for each pair."""
+        """(3, H, W) in [0, 1]: a row for each pair, or two of a clip."""
         samples = []
         for row, pair in enumerate(self.pairs):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            extras = {name: rows[:1] for name, rows in pair.extras.items()}
-            seed, shape = trainer.config.seed + row, pair.latents.shape[1:]
+            first = self._first(pair)
             samples.append(
                 sample(
                     trainer,
-                    pair.hints[:1],
-                    pair.context[:1],
+                    first.hints,
+                    first.context,
                     self.data.empty,
-                    seed,
-                    shape,
-                    extras,
-                    pair.condition,
+                    trainer.config.seed + row,
+                    first.latents.shape[1:],
+                    first.extras,
+                    first.condition,
                     self.data.empty_extras,
+                    self.data.is_empty_controlled,
                 )
             )
         with torch.no_grad():
             if not self._fixed:
-                self._fixed = [(self._show_hint(pair.hints[:1]), self._decode(pair.latents[:1])) for pair in self.pairs]
-            painted = [self._decode(latent) for latent in samples]
+                self._fixed = [
+                    (self._show_hint(pair.hints[place, None]), self._decode(pair.latents[place, None]))
+                    for pair in self.pairs
+                    for place in self.places
+                ]
+            painted = [self._decode(latents[place, None]) for latents in samples for place in self.places]
         comfy.model_management.load_models_gpu(self.networks)
         for network in self.networks:
             share_with_autograd(getattr(network.model, "diffusion_model", network.model))
         return grid([[hint, own, target] for (hint, target), own in zip(self._fixed, painted, strict=True)])
+
+    def _first(self, pair: Batch) -> Batch:
+        """A pair at the first of its noise levels: one row, or the frames of the clip."""
+
+        def part(rows: Tensor) -> Tensor:
+            return rows[: len(rows) * self.data.frames // len(pair.latents)]
+
+        latents, hints, context, noise, levels = map(part, pair[:5])
+        extras = {name: part(rows) for name, rows in pair.extras.items()}
+        return Batch(latents, hints, context, noise, levels, pair.names, extras, pair.condition)
 
     def _decode(self, latents: Tensor) -> Tensor:
         """(1, 4, h, w), scaled, to (3, H, W)."""

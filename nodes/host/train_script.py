@@ -12,7 +12,7 @@ import folder_paths
 
 from ...training.clips import ClipSettings
 from ...training.config import TrainConfig
-from ...training.dataset import DatasetSettings
+from ...training.dataset import DatasetSettings, ShardSettings
 from ...training.method_controlnet import PROMPT_DROPOUT
 from ...training.method_controlnext import ControlNeXtOptions
 from ...training.team import Alone, Team, check_share
@@ -42,7 +42,7 @@ def _controlnext(job: Job) -> Recipe:
 
 
 def _controlnet(job: Job) -> Recipe:
-    return ControlNetRecipe(**job["options"])
+    return ControlNetRecipe(**job["options"], name=job["name"])
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,9 @@ def read_job(text: str) -> Job:
         problems.append(f"'clips' is for SVD and {method} trains on pictures")
     settings = dict(given["dataset"])
     folder, folders = settings.pop("folder", ""), settings.pop("folders", {})
+    shards = settings.pop("shards", None)
     problems += _problems_of_folders(method, reader, given["dataset"])
+    problems += _problems_of_shards(shards)
     problems += [f"'{key}' is no setting of a dataset" for key in settings if key not in DatasetSettings.__dataclass_fields__]
     if problems:
         raise ValueError(f"The configuration is wrong: {'; '.join(problems)}.")
@@ -115,6 +117,7 @@ def read_job(text: str) -> Job:
         "folder": folder,
         "folders": folders,
         "clips": ClipSettings.from_values(given.get("clips", {})),
+        "shards": None if shards is None else ShardSettings(**shards),
         "dataset": DatasetSettings(**{**reader.dataset, **settings}),
         "training": TrainConfig.from_json(json.dumps(given.get("training", {}))),
     }
@@ -161,19 +164,32 @@ def train_from_text(text: str, show: Callable[[str], None], team: Team | None = 
         ValueError: See `read_job` and `train_job.train`.
         FileNotFoundError: A model is not there.
     """
+    request = job_from_text(text, team)
+    return tuple(f"{request.recipe.folder}/{name}" for name in train(request, show).files)
+
+
+def _problems_of_shards(shards: Any) -> list[str]:
+    if shards is not None and not isinstance(shards, Mapping):
+        return [f"shards must be an object with settings, as {{}}, and is {shards!r}"]
+    known = ShardSettings.__dataclass_fields__
+    return [f"'{key}' is no setting of shards" for key in shards or {} if key not in known]
+
+
+def job_from_text(text: str, team: Team | None = None) -> TrainJob:
+    """What a configuration file asks for, its models loaded and its folders looked through; see `train_from_text`."""
     job, team = read_job(text), team or Alone()
     check_share(job["training"].accumulation_steps, team.share.processes)
     path = folder_paths.get_full_path("checkpoints", job["checkpoint"].replace("\\", "/"))
     if path is None:
         raise FileNotFoundError(f"'{job['checkpoint']}' is not in models/checkpoints: put it there.")
     settings, folders = job["dataset"], job["folders"]
-    dataset = open_datasets(folders, settings) if folders else open_dataset(job["folder"], settings)
+    shards = job["shards"]
+    dataset = open_datasets(folders, settings, shards) if folders else open_dataset(job["folder"], settings, shards)
     recipe = READERS[job["method"]].build(job)
     loaded = comfy.sd.load_checkpoint_guess_config(path, output_vae=True, output_clip=True, output_clipvision=True)
     model, clip, vae, clip_vision = loaded
     if (clip is None and clip_vision is None) or vae is None or model is None:
         raise ValueError(f"'{job['checkpoint']}' is no full checkpoint: use one with UNet, CLIP and VAE.")
-    request = TrainJob(
+    return TrainJob(
         model, clip, vae, recipe, dataset, job["name"], job["training"], job["resume"], clip_vision, job["clips"], team
     )
-    return tuple(f"{recipe.folder}/{name}" for name in train(request, show).files)

@@ -59,6 +59,12 @@ def reads_pooled_text(model: ModelPatcher) -> bool:
     return config.get("num_classes") is not None and not config.get("use_temporal_attention")
 
 
+def is_video(model: ModelPatcher) -> bool:
+    """Whether the UNet has a time axis, as SVD's does."""
+    is_unet = isinstance(getattr(model.model, "diffusion_model", None), UNetModel)
+    return is_unet and bool(unet_config_of(model).get("use_temporal_attention"))
+
+
 def unet_config_of(model: ModelPatcher) -> dict[str, Any]:
     """The arguments that the host built the UNet with."""
     return dict(model.model.model_config.unet_config)

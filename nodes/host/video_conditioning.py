@@ -63,7 +63,7 @@ def condition_video(
             )
     size = _latent_size(hints)
     picture = fit_reference(image[:1], size)
-    embedding = _embed(clip_vision, picture, clip_preprocess)
+    embedding = embed_picture(clip_vision, picture, clip_preprocess)
     motion_bucket_id, fps, augmentation_level = numbers
     encoded = _encode(vae, picture, augmentation_level, seed)
     options = {"motion_bucket_id": motion_bucket_id, "fps": fps, "augmentation_level": augmentation_level}
@@ -141,8 +141,20 @@ def _latent_size(hints: Tensor) -> Size:
     return Size(height // LATENT_SCALE, width // LATENT_SCALE)
 
 
-def _embed(clip_vision: Any, picture: Tensor, clip_preprocess: ClipPreprocess) -> Tensor:
-    """(1, 1, 1024)."""
+def embed_picture(clip_vision: Any, picture: Tensor, clip_preprocess: ClipPreprocess) -> Tensor:
+    """What SVD reads of the reference in the place of text.
+
+    Args:
+        clip_vision: The host's, of an SVD checkpoint.
+        picture: (1, H, W, 3) in [0, 1].
+        clip_preprocess: See `condition_video`.
+
+    Returns:
+        (1, 1, 1024).
+
+    Raises:
+        ValueError: It is of another model.
+    """
     if clip_preprocess == "official":
         squashed = squash_for_clip(picture.movedim(-1, 1), getattr(clip_vision, "image_size", 224))
         # The host rounds to bytes before CLIP's own scaling, which the reference does not.

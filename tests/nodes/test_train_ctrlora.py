@@ -283,7 +283,7 @@ def test_the_hint_of_a_preview_has_the_hints_own_brightness():
 
     vae = SimpleNamespace(decode=lambda latents: ((latents[:, :3] + 1) / 2).movedim(1, -1))
     hint = torch.rand(1, 4, 8, 8)
-    painter = PreviewPainter(vae, SimpleNamespace(scale=0.5, held_out=[]), [])
+    painter = PreviewPainter(vae, SimpleNamespace(scale=0.5, held_out=[], frames=1), [])
     torch.testing.assert_close(painter._show_hint(hint * 0.5), hint[0, :3])
     torch.testing.assert_close(painter._decode((hint * 2 - 1) * 0.5), hint[0, :3])
     assert torch.equal(painter._show_hint(hint[:, :3]), hint[0, :3])
