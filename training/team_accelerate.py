@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -176,7 +177,12 @@ def _lost_on_failure() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, torch.cuda.OutOfMemoryError):
             raise
-        raise PeerLostError(str(error).splitlines()[0]) from error
+        raise PeerLostError(_cause(error)) from error
+
+
+def _cause(error: RuntimeError) -> str:
+    """The first sentence of what the library says, without the place in its source."""
+    return re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).partition(". ")[0]
 
 
 def _reason(error: BaseException) -> str:

@@ -180,7 +180,8 @@ def test_a_killed_main_process_leaves_a_state_that_another_saves(results):
     assert list(survivors) == [1, 2]
     for own in survivors.values():
         assert own["error"] == "PeerLostError"
-        assert "the state of step 3 is saved, start the same again to go on" in own["message"]
+        assert own["message"].startswith("Another process of the run is gone (Connection ")
+        assert own["message"].endswith("the state of step 3 is saved, start the same again to go on.")
     assert results["main resumed"][0]["resumed"]
     same(results["main resumed"][0]["losses"], results["plain"][0]["losses"])
 
