@@ -13,6 +13,10 @@ States and results are those of the training nodes: either goes on with what the
 On several GPUs, with Accelerate in ComfyUI's Python (see docs/distributed.md); accumulation_steps is shared out among them:
 
     accelerate launch --multi_gpu --num_processes 4 scripts/train.py CONFIG.json
+
+Large datasets are encoded into tar shards first (see docs/large_datasets.md), by any number of processes side by side:
+
+    python3 scripts/train.py CONFIG.json --precompute [--part I/N]
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
 
 INSIDE = "NEXTCONTROL_TRAIN_INSIDE"
 INTERRUPTED = 130
+SECONDS_BETWEEN_LINES = 5.0
 
 
 def main(arguments: list[str]) -> int:
@@ -51,6 +57,8 @@ def main(arguments: list[str]) -> int:
         metavar="MINUTES",
         help="how long one of several processes waits for the others before it takes them for lost",
     )
+    parser.add_argument("--precompute", action="store_true", help="encode the dataset into shards (docs/large_datasets.md)")
+    parser.add_argument("--part", default="", metavar="I/N", help="with --precompute: the I-th of N parts, side by side")
     options = parser.parse_args(arguments)
     if os.environ.get(INSIDE):
         return train(options)
@@ -63,6 +71,7 @@ def main(arguments: list[str]) -> int:
     base = options.base_directory or host.comfyui
     command = [str(host.python), "-B", __file__, str(options.config)]
     command += ["--comfyui", str(host.comfyui), "--base-directory", str(base), "--patience", str(options.patience)]
+    command += ["--precompute"] * options.precompute + ["--part", options.part] * bool(options.part)
     return run_inside(command, {**os.environ, INSIDE: device})
 
 
@@ -91,6 +100,8 @@ def train(options: argparse.Namespace) -> int:
         say(f"train.py: '{options.config}' cannot be read ({error.strerror}).")
         return 1
     import_pack()
+    if options.precompute:
+        return precompute(text, options)
     from nextcontrol.training.team import open_team
 
     is_cpu = os.environ[INSIDE] == "cpu"
@@ -119,15 +130,9 @@ def train_with(team: Team, text: str, options: argparse.Namespace) -> tuple[int,
     Returns:
         The exit status, and one sentence.
     """
-    from nextcontrol.nodes.host.folders import register_folders
     from nextcontrol.nodes.host.train_script import train_from_text
-    from utils.extra_config import load_extra_path_config
 
-    register_folders()
-    for places in (options.base_directory / "extra_model_paths.yaml", options.comfyui / "extra_model_paths.yaml"):
-        if places.is_file():
-            load_extra_path_config(str(places))
-            break
+    register_places(options)
     try:
         files = train_from_text(text, say, team)
     except KeyboardInterrupt as error:
@@ -137,6 +142,53 @@ def train_with(team: Team, text: str, options: argparse.Namespace) -> tuple[int,
         team.tell(error)
         return 1, str(error)
     return 0, f"Trained: {', '.join(f'models/{name}' for name in files)}"
+
+
+def register_places(options: argparse.Namespace) -> None:
+    """Make known where models and datasets lie."""
+    from nextcontrol.nodes.host.folders import register_folders
+    from utils.extra_config import load_extra_path_config
+
+    register_folders()
+    for places in (options.base_directory / "extra_model_paths.yaml", options.comfyui / "extra_model_paths.yaml"):
+        if places.is_file():
+            load_extra_path_config(str(places))
+            break
+
+
+def precompute(text: str, options: argparse.Namespace) -> int:
+    """Encode the dataset into shards, each process a part of them: no process talks to another."""
+    is_cpu = os.environ[INSIDE] == "cpu"
+    if not is_cpu and "LOCAL_RANK" in os.environ:
+        import torch
+
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # before ComfyUI, which takes the current one
+    import_host(options.comfyui, options.base_directory, is_cpu=is_cpu)
+    register_places(options)
+    from nextcontrol.nodes.host.precompute import precompute_from_text, read_part
+
+    try:
+        say(precompute_from_text(text, read_part(options.part, os.environ), Pace().show))
+    except KeyboardInterrupt:
+        say("train.py: stopped, the finished shards are kept: run the same again to go on.")
+        return INTERRUPTED
+    except (ValueError, FileNotFoundError, RuntimeError, OSError) as error:
+        say(f"train.py: {error}")
+        return 1
+    return 0
+
+
+class Pace:
+    """Shows a line of progress every few seconds, not more."""
+
+    def __init__(self) -> None:
+        self.shown = 0.0
+
+    def show(self, text: str) -> None:
+        """Say it, or not."""
+        if time.monotonic() - self.shown >= SECONDS_BETWEEN_LINES:
+            self.shown = time.monotonic()
+            say(text)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,12 @@ def check_pairs(
 
     Returns:
         What was found; nothing in the folder is changed.
+
+    Raises:
+        ValueError: The pairs lie in shards.
     """
+    if dataset.shards is not None:
+        raise ValueError(f"'{dataset.name}' lies in shards, and this needs a folder with source and target pictures.")
     pairs = dataset.pairs[: dataset.settings.subset or None]
     report = Report(dataset.name, len(pairs), dataset.orphans)
     targets: dict[str, str] = {}

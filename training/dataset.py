@@ -124,6 +124,8 @@ def usable_pairs(dataset: PairDataset) -> list[tuple[Pair, Size]]:
         ValueError: Fewer remain, or one cannot be used and bad_pairs is "refuse".
     """
     settings = dataset.settings
+    if dataset.shards is not None:
+        raise ValueError(f"'{dataset.name}' lies in shards, and this needs a folder with source and target pictures.")
     chosen = dataset.pairs[: settings.subset or None]
     found = [(pair, _bucket_or_problem(pair, settings)) for pair in chosen]
     usable = [(pair, bucket) for pair, bucket in found if not isinstance(bucket, str)]

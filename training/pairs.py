@@ -106,6 +106,12 @@ def find_pairs(folder: Path, roots: Sequence[Path]) -> Listing:
     return listing
 
 
+def is_folder_of_pairs(folder: Path) -> bool:
+    """Whether one of the layouts is there, whatever else is."""
+    has_rows = any((folder / name).is_file() for name in ROW_FILES)
+    return has_rows or None not in {_first_folder(folder, HINT_FOLDERS), _first_folder(folder, TARGET_FOLDERS)}
+
+
 def pictures_in(folder: Path) -> Iterator[Path]:
     """Every picture below a folder, by name. Hidden folders and links to folders are left out."""
     for path in sorted(folder.rglob("*")):

@@ -11,9 +11,11 @@ from typing import Any
 import folder_paths
 
 from ...training.cache import TensorCache
-from ...training.dataset import DatasetSettings, PairDataset
+from ...training.dataset import DatasetSettings, PairDataset, ShardSettings
 from ...training.mixed import MixedDataset, check_conditions
-from ...training.pairs import check_inside, find_pairs
+from ...training.pairs import check_inside, find_pairs, is_folder_of_pairs
+from ...training.raw_shards import find_shards
+from ...training.shard_index import CURE, has_index
 
 KIND = "nextcontrol_datasets"
 ABOUT = "nextcontrol.json"
@@ -82,21 +84,51 @@ def new_folder(name: str, input_name: str) -> Path:
     return path
 
 
-def open_dataset(name: str, settings: DatasetSettings) -> PairDataset:
-    """Look through a dataset folder; see `training.pairs.find_pairs` for what it may look like and what is refused."""
+def open_dataset(name: str, settings: DatasetSettings, shards: ShardSettings | None = None) -> PairDataset:
+    """Look through a dataset folder.
+
+    Args:
+        name: Of the folder. It holds pairs (see `training.pairs.find_pairs`), tar shards, or encoded shards with their index.
+        settings: How the pairs are used.
+        shards: How they are encoded into shards; None trains a folder of pairs as it is.
+
+    Returns:
+        The dataset; with `shards` if it is trained from encoded ones.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or it holds no pairs.
+        ValueError: It leads out of the allowed folders, cannot be read, or its shards are not finished.
+    """
     folder = find_folder(name)
+    if has_index(folder):
+        return PairDataset(name, folder, (), (), settings, _read_about(folder), (), shards or ShardSettings())
+    if any(folder.glob("shard-*.json")):
+        raise ValueError(f"'{name}' holds encoded shards that are not finished: {CURE}.")
+    if (packed := find_shards(folder)) and not is_folder_of_pairs(folder):
+        for path in packed:
+            check_inside(path, dataset_roots(), path.name)
+        return PairDataset(name, folder, (), (), settings, _read_about(folder), packed, shards or ShardSettings())
     listing = find_pairs(folder, dataset_roots())
     if not listing.pairs:
         raise ValueError(f"'{name}' holds no pair whose two pictures are there: look at its file names.")
-    return PairDataset(name, folder, listing.pairs, listing.orphans, settings, _read_about(folder))
+    return PairDataset(name, folder, listing.pairs, listing.orphans, settings, _read_about(folder), shards=shards)
 
 
-def open_datasets(folders: Mapping[str, str], settings: DatasetSettings) -> MixedDataset:
+def encoded_folder(dataset: PairDataset) -> Path:
+    """Where the encoded shards of a dataset are, or are to be: the dataset's own folder if it holds nothing else."""
+    assert dataset.shards is not None
+    if not dataset.packed and not dataset.pairs:
+        return dataset.folder
+    return new_folder(dataset.shards.folder or f"{dataset.name.strip().rstrip('/')}_encoded", "dataset.shards.folder")
+
+
+def open_datasets(folders: Mapping[str, str], settings: DatasetSettings, shards: ShardSettings | None = None) -> MixedDataset:
     """Look through a dataset folder for each condition.
 
     Args:
         folders: By condition.
         settings: Of every folder; `hint_type` is the condition's name there.
+        shards: See `open_dataset`; of every folder too.
 
     Returns:
         With caches that are read by all.
@@ -106,7 +138,7 @@ def open_datasets(folders: Mapping[str, str], settings: DatasetSettings) -> Mixe
         ValueError: A name cannot be used, or see `open_dataset`.
     """
     check_conditions(list(folders))
-    opened = {name: open_dataset(folder, replace(settings, hint_type=name)) for name, folder in folders.items()}
+    opened = {name: open_dataset(folder, replace(settings, hint_type=name), shards) for name, folder in folders.items()}
     places = {name: tuple(part.folder for other, part in opened.items() if other != name) for name in opened}
     return MixedDataset({name: replace(part, shared_with=places[name]) for name, part in opened.items()})
 
