@@ -76,10 +76,13 @@ class PairDatasetNode(io.ComfyNode):
                     "hint_type",
                     default="",
                     optional=True,
-                    tooltip="Name of the condition, such as canny, for the LoRA's metadata. Empty takes what Make Pairs wrote.",
+                    tooltip="Name of the condition, such as canny, for the metadata of what is trained. Empty takes what Make "
+                    "Pairs wrote.",
                 ),
             ],
-            outputs=[PAIR_DATASET.Output(display_name="dataset", tooltip="For Train CtrLoRA and Check Pairs.")],
+            outputs=[
+                PAIR_DATASET.Output(display_name="dataset", tooltip="For Train CtrLoRA, Train ControlNeXt and Check Pairs.")
+            ],
         )
 
     @classmethod
