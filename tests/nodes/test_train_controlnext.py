@@ -326,6 +326,20 @@ def test_the_whole_unet_can_be_trained(base_folder, pairs):
     check_files("sdxl", recipe, result)
 
 
+def test_on_a_model_with_a_lora_only_what_training_adds_is_in_the_file(base_folder, pairs):
+    model, place = narrow_model().clone(), "input_blocks.1.1.transformer_blocks.0.attn1.to_out.0.weight"
+    own = unet_of("sd15").get_parameter(place)
+    lora = 0.05 * seeded_tensor("lora", own.shape)
+    model.add_patches({f"diffusion_model.{place}": (lora,)}, 1.0)
+    recipe, result = run(base_folder, pairs, "with_lora", model=model, steps=2)
+    found = on_the_host(apply(model, loaded(result), hints()), "sd15")
+    with training_mode([model], is_cast=True):
+        expected = in_training("sd15", recipe.built, model=model).detach()
+    assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    delta = contents("with_lora", "_unet")[0][recipe.built.names[place]]
+    assert 0 < delta.abs().max() < 0.01 < lora.abs().max()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_half_precision_and_checkpointing_train(base_folder, pairs, family):
     settings = {"precision": "bf16", "gradient_checkpointing": True, "steps": 1}
