@@ -4,7 +4,8 @@
 
 A small diffusion model of coloured shapes is trained first, then a ControlNeXt on it, both ways, with our own trainer. Fidelity
 is the F1 of the edges of what is sampled against those of the hint's own picture, on held-out hints. What is done is kept in
-FOLDER, so that an interrupted run goes on. The figure needs the tools of scripts/test.py (matplotlib).
+FOLDER, so that an interrupted run goes on. The figure needs matplotlib, which
+is installed beside the host on the first call.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from extras import Extra, find_extras
 from host import find_host
 from host_library import import_host, import_pack
 from host_server import has_accelerator
@@ -53,11 +55,9 @@ def main(arguments: list[str]) -> int:
         draw(results, options.figure)
         say(f"The figure: {options.figure}")
         return 0
-    from test import find_tools  # not at the top: Python has a package of that name, which scripts/ comes before only here
-
     try:
         host = find_host(options.comfyui)
-        tools = find_tools(host)
+        tools = find_extras(host, "figures", [Extra("figures", "tools for figures", is_bare=True)], ["lib/matplotlib"])
     except SetupError as error:
         say(f"convergence.py: {error}")
         return 1

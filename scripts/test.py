@@ -7,7 +7,6 @@ The first run sets up what is needed (see host.py); a ComfyUI of your own is use
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -18,28 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from extras import Extra, find_extras
 from host import find_host
 from host_server import PACK_NAME, link_folder
 from private_host import ROOT
-from provide import SetupError, cache_home, log_of, provide, say
-from steps import Steps
+from provide import SetupError, cache_home, say
 
 if TYPE_CHECKING:
     from host import Host
 
-# Decides what the tools' folder holds; asked of the host's Python, because this one may be too old for tomllib.
-DESCRIBE = """
-import json, sys, sysconfig
-try:
-    import tomllib
-except ModuleNotFoundError:
-    from pip._vendor import tomli as tomllib
-with open(sys.argv[1], "rb") as file:
-    extras = tomllib.load(file)["project"]["optional-dependencies"]
-python = [sys.implementation.name, *sys.version_info[:2]]
-recipe = {"packages": extras["dev"], "bare": extras["dev-bare"], "python": python, "platform": sysconfig.get_platform()}
-print(json.dumps(recipe))
-"""
 # Like `python -m`, with the tools last on the path, where they cannot replace a package of the host, and without the
 # working directory, where the pack's nodes/ would hide ComfyUI's nodes.py.
 RUN_MODULE = """
@@ -82,22 +68,9 @@ def find_tools(host: Host) -> Path:
     Raises:
         SetupError: The host's Python has no pip, or pip fails.
     """
-    command = [str(host.python), "-I", "-c", DESCRIBE, str(ROOT / "pyproject.toml")]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        message = f"'{host.python}' cannot read '{ROOT / 'pyproject.toml'}': {answer.stderr.strip().splitlines()[-1]}."
-        raise SetupError(message)
-    recipe = json.loads(answer.stdout)
-
-    def build(folder: Path) -> None:
-        steps = Steps(2, log_of(folder))
-        # A second torch or OpenCV beside the host's must not come in: what is bare brings nothing along.
-        for key, title, options in (("packages", "tools for the tests", ()), ("bare", "optional packages", ("--no-deps",))):
-            with steps.step(title):
-                arguments = ["install", *options, "--target", folder / "lib", *recipe[key]]
-                steps.pip(host.python, arguments, " and ".join(recipe[key]), "")
-
-    return provide("tools", recipe, build, ["lib/pytest", "lib/mypy", "lib/controlnet_aux", "lib/accelerate"]) / "lib"
+    # A second torch or OpenCV beside the host's must not come in: what is bare brings nothing along.
+    wanted = (Extra("dev", "tools for the tests"), Extra("dev-bare", "optional packages", is_bare=True))
+    return find_extras(host, "tools", wanted, ["lib/pytest", "lib/mypy", "lib/controlnet_aux"])
 
 
 def find_chromium() -> str | None:
