@@ -1,10 +1,11 @@
 """Train the demo model, in pieces that can be stopped and go on where they were.
 
     python3 scripts/demo_train.py pictures
-    python3 scripts/demo_train.py autoencoder --minutes 20
-    python3 scripts/demo_train.py model --minutes 75
+    python3 scripts/demo_train.py autoencoder
+    python3 scripts/demo_train.py model
     python3 scripts/demo_train.py measure
 
+Each ends by itself; --minutes stops it before, and a run that was stopped or killed goes on when it is started again.
 Pictures, states and results lie in a folder of the per-user cache, see --folder; to ship a result, copy it to demo/.
 """
 
@@ -22,14 +23,15 @@ from host_library import import_host, import_pack
 from provide import SetupError, cache_home, say
 
 INSIDE = "NEXTCONTROL_DEMO_TRAIN_INSIDE"
-MINUTES = {"pictures": 0, "autoencoder": 20, "model": 75, "measure": 0}
+STEPS = {"pictures": 0, "autoencoder": 3000, "model": 5000, "measure": 0}
 
 
 def main(arguments: list[str]) -> int:
     """Parse, bring up the host's interpreter, and do one piece in it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("piece", choices=list(MINUTES), help="what to do")
-    parser.add_argument("--minutes", type=float, help="budget of the piece, over all its runs; default: 20 and 75")
+    parser.add_argument("piece", choices=list(STEPS), help="what to do")
+    parser.add_argument("--steps", type=int, help="of the whole piece; default: 3000 (autoencoder), 5000 (model)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after this time; default: at the end")
     parser.add_argument("--folder", type=Path, default=cache_home() / "demo-training", help="default: in the cache")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the processor; default: all")
     parser.add_argument("--captions", type=int, default=48, help="pictures to measure; default: 48")
@@ -51,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 def run_piece(options: argparse.Namespace) -> None:
     """Inside the host's interpreter."""
-    minutes = MINUTES[options.piece] if options.minutes is None else options.minutes
+    extent = options.threads, options.minutes, options.steps or STEPS[options.piece]
     from demo_train_pictures import prepare_pictures
 
     prepare_pictures(options.folder)
@@ -63,7 +65,7 @@ def run_piece(options: argparse.Namespace) -> None:
     if options.piece == "autoencoder":
         from demo_train_autoencoder import train_autoencoder
 
-        train_autoencoder(options.folder, minutes, options.threads)
+        train_autoencoder(options.folder, *extent)
     elif options.piece == "measure":
         from demo_train_measure import measure
 
@@ -71,7 +73,7 @@ def run_piece(options: argparse.Namespace) -> None:
     else:
         from demo_train_model import train_model
 
-        train_model(options.folder, minutes, options.threads)
+        train_model(options.folder, *extent)
 
 
 if __name__ == "__main__":

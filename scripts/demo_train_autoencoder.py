@@ -22,20 +22,21 @@ BATCH, PART = 16, 4
 LATENT_CHANNELS, FACTOR = 4, 8
 PLAIN, COLORED = 13, 2
 """Pictures of a batch on white, and on another ground; the rest are edges, white on black, in [0, 1]."""
+LEARNING_RATE = 2e-3
 KL_WEIGHT = 1e-4
 GRADIENT_WEIGHT = 1.0
 SCALE = 0.18215
 """Of SD1.5's latents: what the autoencoder gives has a deviation of one over this."""
 
 
-def train_autoencoder(folder: Path, minutes: float, threads: int, learning_rate: float = 2e-3) -> None:
-    """Train within a budget, and write the autoencoder in half precision.
+def train_autoencoder(folder: Path, threads: int, minutes: float, total: int) -> None:
+    """Train, and in the end write the autoencoder in half precision.
 
     Args:
         folder: With the pictures; takes state and result.
-        minutes: Of training, over all runs together.
         threads: That work at once.
-        learning_rate: At its highest.
+        minutes: After which it stops and can go on later.
+        total: Steps of the whole training.
     """
     import torch
     from nextcontrol.models.demo_autoencoder import DemoAutoencoder
@@ -44,8 +45,10 @@ def train_autoencoder(folder: Path, minutes: float, threads: int, learning_rate:
     torch.manual_seed(0)
     pictures, captions = load_pictures(folder)
     network = DemoAutoencoder()
-    run = Run(folder / STATE, minutes, learning_rate, {"autoencoder": network}, decay=1e-4)
-    run.train(lambda step: [partial(loss_of, network, *part) for part in parts_of(pictures, step)], threads)
+    run = Run(folder / STATE, total, LEARNING_RATE, {"autoencoder": network}, decay=1e-4)
+    run.train(lambda step: [partial(loss_of, network, *part) for part in parts_of(pictures, step)], threads, minutes)
+    if not run.is_finished:
+        return
     run.use_average()
     network.requires_grad_(requires_grad=False).eval()
     plain = pictures[[row["group"] in SUBJECTS for row in captions]]

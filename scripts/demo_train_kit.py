@@ -1,10 +1,10 @@
-"""What the pieces of the demo model's training share: a clock that survives being killed, states on the disk, averages."""
+"""What the pieces of the demo model's training share: a loop that survives being killed."""
 
 from __future__ import annotations
 
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from demo_train_muon import Muon
@@ -25,39 +25,35 @@ KEEP, FOLLOW_EVERY = 0.9985, 4
 
 
 class Run:
-    """One piece of training with a budget in minutes, which goes on where it was killed.
-
-    Progress is the part of the budget that is spent, so that a machine with other work finishes in time with fewer steps.
+    """One piece of training, which goes on where it was killed as if nothing had happened.
 
     Args:
         path: Of the state.
-        minutes: Of training, over all runs together.
+        total: Steps of the whole training.
         learning_rate: At its highest.
         parts: Networks to train, by name.
-        decay: Of the weights.
+        decay: Of the weights, relative to the learning rate.
     """
 
-    def __init__(
-        self, path: Path, minutes: float, learning_rate: float, parts: dict[str, nn.Module], decay: float = 0.01
-    ) -> None:
+    def __init__(self, path: Path, total: int, learning_rate: float, parts: dict[str, nn.Module], decay: float = 0.01) -> None:
         import torch
 
-        self.path, self.budget, self.learning_rate, self.parts = path, 60 * minutes, learning_rate, parts
+        self.path, self.total, self.learning_rate, self.parts = path, total, learning_rate, parts
         self.parameters = [p for part in parts.values() for p in part.parameters() if p.requires_grad]
         self.optimizer = Muon(self.parameters, decay)
         self.average = [p.detach().clone() for p in self.parameters]
-        self.steps, self.spent = 0, 0.0
+        self.steps = 0
         if path.is_file():
             self._load(torch.load(path, weights_only=True))
-            say(f"Going on at step {self.steps}, {self.spent / 60:.1f} of {minutes:g} minutes.")
+            say(f"Going on at step {self.steps} of {total}.")
 
     @property
-    def progress(self) -> float:
-        """0 to 1."""
-        return min(1.0, self.spent / self.budget)
+    def is_finished(self) -> bool:
+        """All steps are done."""
+        return self.steps >= self.total
 
-    def train(self, parts_of: Callable[[int], Sequence[Callable[[], Tensor]]], threads: int) -> None:
-        """Train until the budget is spent.
+    def train(self, parts_of: Callable[[int], Sequence[Callable[[], Tensor]]], threads: int, minutes: float) -> None:
+        """Train to the end, or as long as there is time.
 
         Each thread takes the next part of a step's batch when it is free. On a machine where others work as well this goes
         on at the pace of the cores that are free, where threads that share each product would wait for the slowest.
@@ -65,23 +61,23 @@ class Run:
         Args:
             parts_of: Gives the losses of the equal parts of a step's batch, which draw what is random from its number.
             threads: That work at once.
+            minutes: After which it stops and can go on later.
         """
         import torch
 
         torch.set_num_threads(1)
-        saved, shown, recent = time.monotonic(), self.steps, []
+        begin = saved = time.monotonic()
+        shown, recent = self.steps, []
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            while self.progress < 1:
-                begin = time.monotonic()
+            while not self.is_finished and time.monotonic() - begin < 60 * minutes:
                 recent.append(self._step(parts_of(self.steps), pool))
-                now = time.monotonic()
-                self.spent += now - begin
                 if self.steps - shown >= SHOW_EVERY:
-                    say(f"step {self.steps}, {self.spent / 60:.1f} min, loss {sum(recent) / len(recent):.4f}")
+                    spent = (time.monotonic() - begin) / 60
+                    say(f"step {self.steps} of {self.total}, {spent:.1f} min, loss {sum(recent) / len(recent):.4f}")
                     shown, recent = self.steps, []
-                if now - saved > SAVE_SECONDS:
+                if time.monotonic() - saved > SAVE_SECONDS:
                     self.save()
-                    saved = now
+                    saved = time.monotonic()
         self.save()
 
     def _step(self, parts: Sequence[Callable[[], Tensor]], pool: ThreadPoolExecutor) -> float:
@@ -92,15 +88,12 @@ class Run:
             loss = part()
             return float(loss.detach()), torch.autograd.grad(loss / len(parts), self.parameters)
 
-        total, sums = 0.0, None
-        for work in as_completed([pool.submit(gradients_of, part) for part in parts]):
-            loss, gradients = work.result()
+        # In the order of the parts, whichever comes first: the same sums however many threads there are.
+        first, *others = pool.map(gradients_of, parts)
+        total, sums = first[0] / len(parts), list(first[1])
+        for loss, gradients in others:
             total += loss / len(parts)
-            if sums is None:
-                sums = list(gradients)
-            else:
-                torch._foreach_add_(sums, list(gradients))
-        assert sums is not None
+            torch._foreach_add_(sums, list(gradients))
         for parameter, gradient in zip(self.parameters, sums, strict=True):
             parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
@@ -112,7 +105,7 @@ class Run:
 
     def _rate(self) -> float:
         """Of learning: up over the first steps, then down along a cosine."""
-        falling = 0.02 + 0.98 * (1 + math.cos(math.pi * self.progress)) / 2
+        falling = 0.02 + 0.98 * (1 + math.cos(math.pi * self.steps / self.total)) / 2
         return self.learning_rate * min(1.0, (self.steps + 1) / WARM_UP) * falling
 
     def _follow(self) -> None:
@@ -132,7 +125,7 @@ class Run:
         import torch
 
         state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {"optimizer": self.optimizer.state_dict(), "average": self.average, "steps": self.steps, "spent": self.spent}
+        state |= {"optimizer": self.optimizer.state_dict(), "average": self.average, "steps": self.steps}
         draft = self.path.with_suffix(".draft")
         torch.save(state, draft)
         draft.replace(self.path)
@@ -141,7 +134,7 @@ class Run:
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.average, self.steps, self.spent = state["average"], state["steps"], state["spent"]
+        self.average, self.steps = state["average"], state["steps"]
 
 
 def indices(count: int, batch: int, step: int) -> Iterator[int]:

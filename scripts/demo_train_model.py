@@ -33,13 +33,14 @@ SIDES = ("left", "right", "clock", "thirty")
 """Pictures with these words in the name are not mirrored."""
 
 
-def train_model(folder: Path, minutes: float, threads: int) -> None:
-    """Train within a budget, and write both networks in half precision.
+def train_model(folder: Path, threads: int, minutes: float, total: int) -> None:
+    """Train, and write both networks in half precision, as far as they are.
 
     Args:
         folder: With pictures and autoencoder; takes state and results.
-        minutes: Of training, over all runs together.
         threads: That work at once.
+        minutes: After which it stops and can go on later.
+        total: Steps of the whole training.
 
     Raises:
         SetupError: There is no autoencoder yet.
@@ -53,8 +54,8 @@ def train_model(folder: Path, minutes: float, threads: int) -> None:
     torch.manual_seed(0)
     data = Data(folder)
     unet, text = new_unet(), new_text_model(data.vocabulary)
-    run = Run(folder / STATE, minutes, LEARNING_RATE, {"unet": unet, "text": text})
-    run.train(lambda step: [partial(loss_of, unet, text, data, part) for part in data.parts(step)], threads)
+    run = Run(folder / STATE, total, LEARNING_RATE, {"unet": unet, "text": text})
+    run.train(lambda step: [partial(loss_of, unet, text, data, part) for part in data.parts(step)], threads, minutes)
     run.use_average()
     save_file(_half(unet), folder / UNET_FILE)
     save_file(_half(text) | {VOCABULARY: data.vocabulary.int()}, folder / TEXT_FILE)

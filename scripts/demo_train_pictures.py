@@ -35,8 +35,8 @@ GROUPS = {
     7: "objects",
     8: "symbols",
 }  # fmt: skip
-SUBJECTS = (3, 4)
-"""Groups that the diffusion model learns, few because it is small; the autoencoder learns from all."""
+SUBJECTS = (0, 3, 4, 5, 6, 7)
+"""Groups that the diffusion model learns; the autoencoder learns from all."""
 
 
 def prepare_pictures(folder: Path) -> Path:
