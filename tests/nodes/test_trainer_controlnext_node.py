@@ -12,6 +12,7 @@ from narrow import WIDTHS, hints, narrow_model, predict
 from nextcontrol.nodes import trainer_controlnext
 from nextcontrol.nodes.host.dataset_folders import open_dataset
 from nextcontrol.nodes.host.train_files import files_for
+from nextcontrol.nodes.host.train_job import TrainResult
 from nextcontrol.training.config import TrainConfig
 from nextcontrol.training.dataset import DatasetSettings
 from safetensors import safe_open
@@ -150,6 +151,33 @@ def test_a_model_without_its_encoder_is_refused_in_one_sentence(node, dataset):
         execute(node, dataset, "node/refused", clip=None)
     with pytest.raises(ValueError, match=r"The model is SDXL, which reads text, and clip is not connected: connect"):
         execute(node, dataset, "node/refused", model=narrow_model("sdxl"), clip=None)
+
+
+def test_what_svd_needs_arrives_in_the_job(node, dataset, monkeypatch):
+    jobs, vision = [], object()
+    monkeypatch.setattr(trainer_controlnext, "train", lambda job, _show: jobs.append(job) or TrainResult(("x",), [], None))
+    outputs = execute(node, dataset, "node/svd", clip=None, clip_vision=vision, frames=5, interval=0)
+    assert (jobs[0].clips.frames, jobs[0].clips.interval) == (5, 0)
+    assert jobs[0].clip_vision is vision
+    assert outputs[:2] == ("x", "none")
+
+
+def test_svd_needs_clips_long_enough_and_its_image_encoder(node, base_folder, dataset):
+    name = write_dataset(base_folder, "node_controlnext_clips")
+    for side in ("source", "target"):
+        folder = base_folder / "input" / name / side
+        (folder / "dance").mkdir()
+        for path in folder.glob("*.*"):
+            path.rename(folder / "dance" / path.name)
+    clips = open_dataset(name, DatasetSettings(resolution=64))
+    svd = {"model": narrow_model("svd"), "clip": None}
+    with pytest.raises(ValueError, match=r"holds 6 pairs of pictures and no clips, and SVD is trained on clips: put"):
+        execute(node, dataset, "node/refused", **svd)
+    with pytest.raises(ValueError, match=r"has 1 clip and none of 7 frames or more, the longest is 'dance' with 6: use"):
+        execute(node, clips, "node/refused", frames=7, **svd)
+    with pytest.raises(ValueError, match=r"The model is SVD, .*, and clip_vision is missing: connect"):
+        execute(node, clips, "node/refused", frames=3, **svd)
+    assert not files_for("node/refused", "controlnext").folder.exists()
 
 
 @pytest.mark.parametrize(
