@@ -18,6 +18,10 @@ from .trainer import Report, Trainer
 __all__ = ["Hooks", "OutOfMemoryError", "Run"]
 
 
+EARLIER = {"method": "ctrlora"}
+"""What states say that were saved before there was a choice."""
+
+
 @dataclass(eq=False)
 class Hooks:
     """What is done between updates. Any of them may raise, to stop the run; of several processes one saves and draws."""
@@ -66,7 +70,7 @@ class Run:
     def _check_state(self, state: State) -> None:
         config = self.trainer.config
         reasons = config.differences(type(config).from_json(state.about["config"]))
-        was = state.about["identity"]
+        was = EARLIER | state.about["identity"]
         reasons += [f"the {name} changed" for name in self.identity if was.get(name) != self.identity[name]]
         if state.step > config.steps:
             reasons.append(f"{state.step} steps are done and steps is {config.steps}")

@@ -156,6 +156,18 @@ def test_another_run_is_refused_with_every_reason(tmp_path, pairs):
         shorter.resume()
 
 
+def test_a_state_from_before_there_was_a_choice_of_methods_goes_on(tmp_path, pairs):
+    run = tiny_run(tmp_path, pairs, steps=2)
+    run.train()
+    again = tiny_run(tmp_path, pairs, steps=3)
+    again.identity["method"] = "ctrlora"
+    assert again.resume()
+    other = tiny_run(tmp_path, pairs, steps=3)
+    other.identity["method"] = "controlnext"
+    with pytest.raises(ValueError, match="the method changed"):
+        other.resume()
+
+
 def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, pairs, whole):
     tiny_run(tmp_path, pairs, steps=9).train()
     last = tmp_path / "lora.training" / "state-00000009.state"
