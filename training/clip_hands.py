@@ -58,10 +58,11 @@ def read_hands(folder: Path, name: str) -> dict[str, list[Box]]:
 
 
 def _box(corners: Sequence[float]) -> Box:
-    numbers = tuple(map(float, corners))
+    numbers = list(map(float, corners))
     if len(numbers) != CORNERS or not all(0 <= number <= 1 for number in numbers):
-        raise ValueError(f"box {list(numbers)} is not four numbers from 0 to 1")
-    return numbers
+        raise ValueError(f"box {numbers} is not four numbers from 0 to 1")
+    left, top, right, bottom = numbers
+    return left, top, right, bottom
 
 
 def fit_box(box: Box, picture: Size, size: Size) -> Box:

@@ -15,7 +15,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from host_models import build_model, evaluate, prompt
 from narrow import apply, hints, latents
-from nextcontrol.nodes.host import train_job
+from nextcontrol.models.controlnext import GENERATIONS
+from nextcontrol.nodes.host import recipe_controlnext, train_job
 from nextcontrol.nodes.host.backbone_svd import HostVideoBackbone
 from nextcontrol.nodes.host.controlnext_file import load_controlnext_file
 from nextcontrol.nodes.host.dataset_folders import open_dataset
@@ -84,6 +85,16 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow_modules():
+    """New modules are of the published layout in other widths."""
+    sizes = {"stem": (16, 16, 32), "blocks": ((32, 32), (32, 64)), "mid": 64, "time_features": 64, "time_width": 128}
+    with pytest.MonkeyPatch.context() as patch:
+        narrow = (*GENERATIONS[:2], dataclasses.replace(GENERATIONS[2], **sizes))
+        patch.setattr(recipe_controlnext, "GENERATIONS", narrow)
+        yield
 
 
 @pytest.fixture(scope="module")
