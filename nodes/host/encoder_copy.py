@@ -48,7 +48,10 @@ def encoder_config(model: ModelPatcher) -> CtrLoRAConfig:
     try:
         return check_base(tensors | _zero_convolutions(tensors), "the model")
     except UnsupportedCheckpointError as error:
-        raise ValueError(_refusal(model)) from error
+        raise ValueError(
+            "The encoder of the model is built otherwise than SD1.5's and cannot become a control network here: load an SD1.5 "
+            "checkpoint with all its blocks."
+        ) from error
 
 
 def check_topology(model: ModelPatcher) -> None:

@@ -6,7 +6,7 @@ import comfy.model_management
 import comfy.weight_adapter
 import pytest
 import torch
-from host_models import build_model
+from host_models import UNET_CONFIGS, build_model
 from nextcontrol.models.adapted import LORA
 from nextcontrol.models.ctrlora import CtrLoRA
 from nextcontrol.nodes.host.encoder_copy import copy_encoder
@@ -82,3 +82,12 @@ def test_a_copy_is_fp32_shares_no_memory_and_can_be_trained():
 def test_another_family_is_refused(variant):
     with pytest.raises(ValueError, match=r"The model is of the family (SDXL|SVD_img2vid), whose .*: load an SD1.5 checkpoint"):
         copy_encoder(build_model(variant))
+
+
+def test_an_encoder_that_lacks_a_block_is_refused(monkeypatch):
+    """As the stand-in of a checkpoint may have it: no attention in the middle."""
+    monkeypatch.setitem(UNET_CONFIGS, "ctrlora_bare", UNET_CONFIGS["ctrlora"] | {"transformer_depth_middle": -1})
+    with pytest.raises(
+        ValueError, match=r"The encoder of the model is built otherwise than SD1\.5's .*: load an SD1\.5 checkpoint"
+    ):
+        copy_encoder(build_model("ctrlora_bare"))

@@ -22,6 +22,7 @@ from nextcontrol.training.sensitivity import measure, with_partners
 from nextcontrol.training.source import PairSource, held_out_batches
 from nextcontrol.training.trainer import Trainer
 from seeded import seeded_tensor
+from shard_files import encode, sharded, source_of
 from tiny_training import CONTEXT, HEADS, Encoders, TinyBackbone, dataset_of, encoded, tiny_base, write_pairs
 
 SIZES = {"canny": 8, "depth": 5, "palette": 4}
@@ -123,6 +124,24 @@ def test_the_shares_of_several_processes_are_the_batches_of_one(folders, process
         assert [len(batch.latents) for batch in alone] == [2] * 6
         parts = [batch for rank in range(processes) for batch in source.batches(step, Share(rank, processes))]
         same_batches(alone, parts)
+
+
+def test_conditions_can_lie_in_shards(tmp_path):
+    """A source that streams is one like any other: each condition's pairs once an epoch, shared out among processes."""
+    config, sources, held_out = settings(batch_size=2, accumulation_steps=6, steps=4), {}, {}
+    for count, name in enumerate(("canny", "depth"), 7):
+        folder = tmp_path / f"{name}_encoded"
+        encode(sharded(write_pairs(tmp_path / name, count)), folder)
+        sources[name] = source_of(folder, buffer_size=3, config=config_for(config, name))
+        held_out[name] = sources[name].held_out()
+    assert [batch.condition for batch in mixed_held_out(held_out)] == ["canny", "depth"] * 2
+    source = MixedSource(sources, config)
+    alone = [source.batches(step) for step in range(3)]
+    seen = Counter((batch.condition, name) for own in alone for batch in own for name in batch.names)
+    assert len(seen) == 5 + 6
+    assert set(seen.values()) <= {3, 4}
+    for step, own in enumerate(alone):
+        same_batches(own, [batch for rank in range(3) for batch in source.batches(step, Share(rank, 3))])
 
 
 def test_batches_depend_on_the_step_alone(folders):
