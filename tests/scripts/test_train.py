@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
-from nextcontrol.nodes.host.train_script import read_job, train_from_text
+from nextcontrol.nodes.host.train_script import READERS, read_job, train_from_text
+
+ROOT = Path(__file__).parents[2]
 
 JOB = {"checkpoint": "sd.safetensors", "base": "base.ckpt", "name": "x", "dataset": {"folder": "pairs", "resolution": 64}}
 
@@ -38,3 +42,21 @@ def test_a_wrong_file_is_one_sentence(change, sentence):
 def test_a_missing_checkpoint_is_named(base_folder):
     with pytest.raises(FileNotFoundError, match=r"'sd\.safetensors' is not in models/checkpoints"):
         train_from_text(json.dumps(JOB), print)
+
+
+EXAMPLES = [
+    example
+    for path in ("README.md", "docs/training.md", "docs/large_datasets.md", "docs/distributed.md")
+    if (ROOT / path).is_file()
+    for example in re.findall(r"```json\n(\{.*?\})\n```", (ROOT / path).read_text(encoding="utf-8"), re.DOTALL)
+    if '"checkpoint"' in example
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_of_the_documentation_can_be_read(example):
+    assert read_job(example)["name"]
+
+
+def test_there_is_an_example_of_every_method():
+    assert {read_job(example)["method"] for example in EXAMPLES} == set(READERS)
