@@ -143,6 +143,13 @@ def test_words_of_the_vocabulary_differ_and_all_others_are_one(demo):
     assert text_of(clip, "red").shape == (1, 77, DEMO_TEXT_WIDTH)
 
 
+def test_every_token_of_the_vocabulary_has_a_row_of_its_own(demo, tensors):
+    transformer = demo[1].cond_stage_model.clip_l.transformer
+    found = transformer.get_input_embeddings()(torch.tensor([0, *TOKENS]), out_dtype=torch.float32)
+    rows = tensors[TEXT_FILE]["text_model.embeddings.token_embedding.table.weight"]
+    assert torch.equal(found, rows.float())
+
+
 def test_clip_skip_takes_another_layer(demo):
     skipped = nodes.CLIPSetLastLayer().set_last_layer(demo[1], -2)[0]
     assert (text_of(demo[1], "red apple") - text_of(skipped, "red apple")).abs().max() > 0.1

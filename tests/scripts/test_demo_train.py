@@ -161,12 +161,20 @@ def test_parts_hold_pictures_in_both_ranges(network):
     assert torch.isfinite(autoencoder.loss_of(network, *parts[0]))
 
 
+def noise_share(network: DemoAutoencoder, flat: torch.Tensor) -> float:
+    """Variance of the noise that is drawn around latents, as a part of their own."""
+    mean, log_variance = network.distribution(flat)
+    return float(log_variance.exp().mean() / mean.var(dim=(0, 2, 3)).mean())
+
+
 def test_normalising_changes_latents_and_not_pictures():
     torch.manual_seed(2)
     network = DemoAutoencoder().requires_grad_(requires_grad=False)
     flat = autoencoder.on_ground(discs()) * 2 - 1
     before = network.decode(network.encode(flat))
+    share = noise_share(network, flat)
     autoencoder.normalise(network, discs())
+    assert 0.25 < noise_share(network, flat) / share < 4
     assert (network.decode(network.encode(flat)) - before).abs().max() < 1e-3
     rows = network.encode(flat).movedim(1, -1).flatten(0, 2) * autoencoder.SCALE
     assert rows.mean(dim=0).abs().max() < 1e-2
