@@ -146,6 +146,9 @@ def _problems_of_folders(method: str, reader: Reader, dataset: Mapping[str, Any]
         problems.append('\'folders\' must name a folder for each condition, as {"canny": "pairs_canny"}')
     if "hint_type" in dataset:
         problems.append("'hint_type' is the name of each condition here: leave it out")
+    shards = dataset.get("shards")
+    if isinstance(shards, Mapping) and shards.get("folder"):
+        problems.append("the 'folder' of shards would be one for all conditions: leave it out, each folder has its own")
     return problems
 
 

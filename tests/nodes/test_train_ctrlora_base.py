@@ -241,6 +241,7 @@ def test_a_configuration_names_a_folder_for_each_condition():
         ({"folders": ["a", "b"]}, "'folders' must name a folder for each condition, as "),
         ({"folders": {"canny": 5}}, "'folders' must name a folder for each condition, as "),
         ({"folders": FOLDERS, "hint_type": "canny"}, "'hint_type' is the name of each condition here: leave it out"),
+        ({"folders": FOLDERS, "shards": {"folder": "x"}}, "the 'folder' of shards would be one for all conditions"),
     ],
 )
 def test_a_wrong_dataset_is_refused(dataset, sentence):
