@@ -101,6 +101,20 @@ def test_the_files_load_in_the_loaders_and_do_what_was_trained(finished):
         assert not torch.equal(seen[-1], seen[-2])
 
 
+def test_a_run_starts_from_the_models_own_encoder_and_adds_nothing_yet(base_folder, folders):
+    job = job_of(base_folder, folders, "start")
+    expected, _ = copy_encoder(job.model)
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        method = job.recipe.build(job.model, job.config)
+    own = method.base.state_dict()
+    assert own.keys() == expected.keys()
+    assert all(torch.equal(own[key], tensor) for key, tensor in expected.items())
+    assert list(method.loras) == list(FOLDERS)
+    hints, times, text = given()
+    for name in FOLDERS:
+        assert all(residual.abs().max() == 0 for residual in method.control(hints, hints, times, text, name).residuals)
+
+
 def test_training_moves_base_and_loras_and_nothing_of_the_model(finished):
     start, _ = copy_encoder(finished.model)
     moved = {key for key, tensor in finished.method.base.state_dict().items() if not torch.equal(tensor, start[key])}
