@@ -41,7 +41,7 @@ def digest_of_weights(tensors: Mapping[str, Tensor], is_whole: bool = False) -> 
     return digest.hexdigest()
 
 
-def identity_of(patcher: ModelPatcher, prefix: str = "", *more: object) -> str:
+def identity_of(patcher: ModelPatcher, prefix: str = "", *more: object, unread: tuple[str, ...] = ()) -> str:
     """A name for a network of the host: its own weights, and the patches (LoRAs) on them.
 
     Not for what it computes: that differs in the last digits from one number of threads to another.
@@ -50,11 +50,13 @@ def identity_of(patcher: ModelPatcher, prefix: str = "", *more: object) -> str:
         patcher: Loaded or not.
         prefix: Of the keys that count.
         more: Whatever else belongs to it.
+        unread: Ends of keys that do not count.
 
     Returns:
         Hexadecimal digits.
     """
-    own = {key: tensor for key, tensor in patcher.model.state_dict().items() if key.startswith(prefix)}
+    state = patcher.model.state_dict()
+    own = {key: tensor for key, tensor in state.items() if key.startswith(prefix) and not key.endswith(unread)}
     # What is patched at the moment has its own weight here.
     own |= {key: kept.weight for key, kept in patcher.backup.items() if key in own}
     parts = [digest_of_weights(own), *map(repr, more)]
@@ -144,6 +146,11 @@ class HostVision:
             return embed_picture(self.clip_vision, pixels.movedim(1, -1), "official")[0].float().cpu()  # BCHW -> BHWC
 
 
+# Of texts that are read with the pooled one, or without. Checkpoints lack these weights, and the host leaves whatever lies in
+# memory: another in every process.
+UNREAD = {True: ("clip_l.transformer.text_projection.weight",), False: ("text_projection.weight",)}
+
+
 class HostTexts:
     """The text encoder's last hidden state, cut to 77 tokens, and SDXL's pooled text.
 
@@ -170,7 +177,8 @@ class HostTexts:
                 f"The text encoder gives texts of width {found} and the model needs {width}: connect the CLIP of an "
                 f"{FAMILY_TITLES[family]} checkpoint."
             )
-        self.identity = identity_of(clip.patcher, "", clip.layer_idx, *(["pooled"] if self.has_pooled else []))
+        more = ["pooled"] if self.has_pooled else []
+        self.identity = identity_of(clip.patcher, "", clip.layer_idx, *more, unread=UNREAD[self.has_pooled])
 
     def encode(self, text: str) -> dict[str, Tensor]:
         """See `training.encode.TextEncoder.encode`. Parentheses are no weights here: captions are plain text."""

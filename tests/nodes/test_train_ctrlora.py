@@ -13,13 +13,13 @@ from ctrlora_files import load_small_base
 from host_models import build_model
 from nextcontrol.models.adapted import Group
 from nextcontrol.nodes.host.ctrlora_load import load_condition
-from nextcontrol.nodes.host.encoders import identity_of
+from nextcontrol.nodes.host.encoders import HostTexts, identity_of
 from nextcontrol.nodes.host.train_files import files_for
 from nextcontrol.training.config import TrainConfig
 from safetensors import safe_open
 from seeded import seeded_tensor
 from tiny_training import write_pairs
-from train_stand_ins import SmallCLIP, SmallVAE, train, write_dataset
+from train_stand_ins import WIDTH, SmallCLIP, SmallVAE, train, write_dataset
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,6 +152,18 @@ def test_other_data_another_model_or_other_settings_are_refused(base_folder, pai
     other = write_dataset(base_folder, "train_other", count=7)
     with pytest.raises(ValueError, match="the dataset changed"):
         train(base_folder, other, "done/all", **common)
+
+
+def test_what_a_checkpoint_lacks_and_no_text_is_read_with_is_no_other_text_encoder():
+    """SD1.5's projection: the host leaves it as it finds it in memory."""
+    clips = SmallCLIP(), SmallCLIP()
+    for value, clip in enumerate(clips):
+        clip.cond_stage_model.text_projection = torch.nn.Linear(2, 2, bias=False)
+        torch.nn.init.constant_(clip.cond_stage_model.text_projection.weight, value)
+    assert HostTexts(clips[0], WIDTH).identity == HostTexts(clips[1], WIDTH).identity
+    assert identity_of(clips[0].patcher) != identity_of(clips[1].patcher)
+    torch.nn.init.constant_(clips[1].cond_stage_model.weight, 3)
+    assert HostTexts(clips[0], WIDTH).identity != HostTexts(clips[1], WIDTH).identity
 
 
 def test_a_lora_on_the_model_is_another_model_loaded_or_not(pairs):
