@@ -87,7 +87,7 @@ def write_encoded(folder: Path, count: int, per_shard: int, context: tuple[int, 
     for number, start in enumerate(range(0, count, per_shard)):
         name = f"shard-{number:06d}.tar"
         written = write_samples(folder / name, _random_samples(start, min(count, start + per_shard), context))
-        entries.append(Entry(name, "", *written))
+        entries.append(Entry(name, "", written.count, written.size, written.digest))
     ShardIndex({}, tuple(entries)).write(folder)
     return sum(entry.size for entry in entries)
 

@@ -15,17 +15,17 @@ from typing import NamedTuple
 from .chunks import Chunk
 from .encoded_pair import PairEncoder
 from .shard_index import ANEW, INDEX, Entry, ShardIndex, differences, has_index, write_json
-from .tar_files import DamagedShardError, Sample, write_samples
+from .tar_files import DamagedShardError, Sample, Written, write_samples
 
 logger = logging.getLogger("nextcontrol")
 
 
 class Part(NamedTuple):
-    """What one of several processes or machines encodes: every `count`-th shard."""
+    """What one of several processes or machines encodes: every `parts`-th shard."""
 
     number: int = 0
     """From 0."""
-    count: int = 1
+    parts: int = 1
 
 
 WHOLE = Part()
@@ -79,7 +79,7 @@ def precompute(
     """
     run = _Run(folder, encoder, made_from(encoder))
     run.check()
-    own = chunks[part.number :: part.count]
+    own = chunks[part.number :: part.parts]
     encoded = pairs = 0
     for place, chunk in enumerate(own, 1):
         if run.finished(chunk, chunk.source()) is not None:
@@ -132,12 +132,12 @@ class _Run:
         self._about(chunk).unlink(missing_ok=True)
         source, left_out = chunk.source(), _LeftOut(self.encoder.settings.bad_pairs == "skip")
         try:
-            count, size, digest = write_samples(self.folder / chunk.file, self._samples(chunk, left_out, on_pair))
+            written = write_samples(self.folder / chunk.file, self._samples(chunk, left_out, on_pair))
         except DamagedShardError as error:
             left_out.add(error)
-            count, size, digest = 0, 0, ""
+            written = Written(0, 0, "")
             (self.folder / chunk.file).unlink(missing_ok=True)
-        entry = Entry(chunk.file, source, count, size, digest, left_out.count)
+        entry = Entry(chunk.file, source, written.count, written.size, written.digest, left_out.count)
         write_json(self._about(chunk), {"made_from": dict(self.made_from), "entry": asdict(entry)})
 
     def _samples(self, chunk: Chunk, left_out: _LeftOut, on_pair: Callable[[], None]) -> Iterator[Sample]:

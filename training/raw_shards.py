@@ -69,8 +69,8 @@ def pair_of(sample: Sample, shard: str) -> PackedPair:
         missing = "target" if target is None else "hint"
         has = ", ".join(suffix for suffix in sample if not suffix.startswith("__"))
         raise ValueError(f"'{name}' has no {missing} (it has {has}): add '{key}.{missing}.png', or set bad_pairs to skip.")
-    pictures = (PictureBytes(f"{name}.{suffix}", sample[suffix]) for suffix in (hint, target))
-    return PackedPair(name, *pictures, " ".join(_caption_of(sample, name).split()))
+    given, wanted = (PictureBytes(f"{name}.{suffix}", sample[suffix]) for suffix in (hint, target))
+    return PackedPair(name, given, wanted, " ".join(_caption_of(sample, name).split()))
 
 
 def _first(roles: dict[str, str], wanted: Sequence[str]) -> str | None:

@@ -107,10 +107,8 @@ class ShardIndex:
             raise DamagedShardError(f"In '{folder.name}' {', '.join(phrases)}{more}: {CURE}, or set bad_pairs to skip.")
         kept = replace(self, shards=tuple(entry for entry in self.shards if entry not in lost and entry.count))
         if bad:
-            lost = self.count - kept.count
-            logger.warning(
-                "Left out with %d of %d pairs: in '%s' %s%s", lost, self.count, folder.name, ", ".join(phrases), more
-            )
+            missing = f"{self.count - kept.count} of {self.count}"
+            logger.warning("Left out with %s pairs: in '%s' %s%s", missing, folder.name, ", ".join(phrases), more)
         if not kept.shards:
             raise DamagedShardError(f"'{folder.name}' holds no pair: {CURE}.")
         return kept

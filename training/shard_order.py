@@ -18,7 +18,7 @@ class Place(NamedTuple):
 
     shard: int
     """Number of the shard."""
-    index: int
+    row: int
     """Number of the pair in it, from 0."""
 
 

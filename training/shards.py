@@ -163,6 +163,6 @@ class ShardSource:
         while position < self.order.total:
             place = self.order.place(epoch, position)
             for number, sample in enumerate(self.shards.read(self.shards.index.shards[place.shard])):
-                if number >= place.index:
+                if number >= place.row:
                     yield sample
                     position += 1

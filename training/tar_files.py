@@ -7,8 +7,9 @@ import tarfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from .checkpoint import put_in_place
 
@@ -24,7 +25,8 @@ class DamagedShardError(ValueError):
     """A shard is missing, cut off, or no tar file."""
 
 
-class Written(NamedTuple):
+@dataclass(frozen=True)
+class Written:
     """What a new shard is like."""
 
     count: int

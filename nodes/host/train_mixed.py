@@ -45,7 +45,9 @@ def prepare_datasets(job: TrainJob, objective: Objective, show: Callable[[str], 
 
 def _prepare(job: TrainJob, objective: Objective, show: Callable[[str], None]) -> TrainData:
     """Of one dataset."""
-    return (prepare_data if job.dataset.shards is None else prepare_shards)(job, objective, show)
+    if isinstance(job.dataset, PairDataset) and job.dataset.shards is not None:
+        return prepare_shards(job, job.dataset, objective, show)
+    return prepare_data(job, objective, show)
 
 
 def _show(show: Callable[[str], None], name: str, text: str) -> None:

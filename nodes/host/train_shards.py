@@ -63,11 +63,12 @@ def encoder_for(job: TrainJob, dataset: PairDataset, pictures: PictureEncoder, t
     return PairEncoder(pictures, texts, job.recipe.hint_form, shards.precision, dataset.settings)
 
 
-def prepare_shards(job: TrainJob, objective: Objective, show: Callable[[str], None]) -> TrainData:
+def prepare_shards(job: TrainJob, dataset: PairDataset, objective: Objective, show: Callable[[str], None]) -> TrainData:
     """Make ready to train from a dataset's encoded shards; one process alone encodes what is not encoded yet.
 
     Args:
-        job: With a dataset that has `shards`.
+        job: The training.
+        dataset: With `shards`; the job's, or one of them.
         objective: Draws the noise levels.
         show: Takes a line of progress.
 
@@ -77,7 +78,7 @@ def prepare_shards(job: TrainJob, objective: Objective, show: Callable[[str], No
     Raises:
         ValueError: The shards are not finished, stale, of another encoder or other settings, missing or damaged.
     """
-    dataset, settings = job.dataset, job.dataset.settings
+    settings, shard_settings = dataset.settings, dataset.shards or ShardSettings()
     pictures, texts = encoders_for(job)
     encoder, folder = encoder_for(job, dataset, pictures, texts), encoded_folder(dataset)
     if not has_index(folder) and job.team.share.processes == 1:
@@ -89,8 +90,8 @@ def prepare_shards(job: TrainJob, objective: Objective, show: Callable[[str], No
     empty = texts.encode("")
     scale = job.model.model.latent_format.scale_factor
     shards = Shards(folder, index, scale, empty, settings.has_flip, settings.prompt_dropout)
-    source = ShardSource(shards, job.config, objective, dataset.shards.shuffle_buffer)
-    digest = digest_of(index.digest, settings, dataset.shards.shuffle_buffer)
+    source = ShardSource(shards, job.config, objective, shard_settings.shuffle_buffer)
+    digest = digest_of(index.digest, settings, shard_settings.shuffle_buffer)
     rest = {name: tensor[None] for name, tensor in empty.items()}
     return TrainData(
         source,
