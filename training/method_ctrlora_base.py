@@ -83,7 +83,7 @@ class CtrLoRABaseMethod:
 
     def parameters(self) -> dict[str, Tensor]:
         """The base's tensors, and those of each LoRA under the name of its condition."""
-        named = {f"base/{key}": tensor for key, tensor in self.base.named_parameters()}
+        named: dict[str, Tensor] = {f"base/{key}": tensor for key, tensor in self.base.named_parameters()}
         for name, lora in self.loras.items():
             named |= {f"lora/{name}/{key}": tensor for key, tensor in lora.tensors().items()}
         return named

@@ -54,8 +54,8 @@ def measure(trainer: Trainer, held_out: Sequence[Batch]) -> Sensitivity:
     """
     errors = {name: _errors(trainer, own) for name, own in with_partners(held_out).items()}
     every = {name: Sensitivity(*own.mean(0).tolist()) for name, own in errors.items()}
-    whole = torch.cat(list(errors.values())).mean(0).tolist()
-    return Sensitivity(*whole, by_condition=every if len(every) > 1 else {})
+    true, shuffled, none = torch.cat(list(errors.values())).mean(0).tolist()
+    return Sensitivity(true, shuffled, none, every if len(every) > 1 else {})
 
 
 def with_partners(held_out: Sequence[Batch]) -> dict[str, list[Batch]]:
