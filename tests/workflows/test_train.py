@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import time
+from typing import Any
 
 import pytest
 from host_client import HttpError
-from real_server import CTRLORA, JOB_SECONDS, api_workflow, cancel, failure, node_of, run, small_graph, wait
+from real_server import CTRLORA, JOB_SECONDS, SD15, api_workflow, cancel, failure, node_of, run, small_graph, wait
 
 STEPS = 12
 SMALL = {
@@ -17,9 +18,9 @@ SMALL = {
 }  # fmt: skip
 
 
-def graph_of(name: str, **changes):
+def graph_of(name: str, workflow: str = "train_ctrlora", **changes):
     """The workflow at a size that takes seconds."""
-    graph = copy.deepcopy(api_workflow("train_ctrlora"))
+    graph = copy.deepcopy(api_workflow(workflow))
     for node in graph.values():
         values = {**SMALL, **changes, "name": name}
         node["inputs"] |= {key: value for key, value in values.items() if key in node["inputs"]}
@@ -28,8 +29,17 @@ def graph_of(name: str, **changes):
     return graph
 
 
-def metrics(server, name):
-    path = server.base / "models" / "ctrlora" / f"{name}.training" / "metrics.jsonl"
+def used_by(graph: dict[str, Any], workflow: str) -> dict[str, Any]:
+    """A training and, behind it, a workflow that uses what it makes."""
+    offset, joined = 100, dict(graph)
+    for key, node in small_graph(workflow).items():
+        links = {name: [str(int(v[0]) + offset), v[1]] for name, v in node["inputs"].items() if isinstance(v, list)}
+        joined[str(int(key) + offset)] = {**node, "inputs": node["inputs"] | links}
+    return joined
+
+
+def metrics(server, name, folder="ctrlora"):
+    path = server.base / "models" / folder / f"{name}.training" / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().rpartition("\n")[0].splitlines()] if path.is_file() else []
 
 
@@ -49,11 +59,7 @@ def test_a_cancelled_training_goes_on_when_it_is_queued_again_and_its_file_works
     assert [path.name for path in (folder / "cancelled.training").glob("*.state")] == [f"state-{done:08d}.state"]
 
     # The name of the new file goes by a link into the loader, which no list has it for yet.
-    use = small_graph(CTRLORA)
-    offset = 100
-    for key, node in use.items():
-        links = {name: [str(int(v[0]) + offset), v[1]] for name, v in node["inputs"].items() if isinstance(v, list)}
-        graph[str(int(key) + offset)] = {**node, "inputs": node["inputs"] | links}
+    graph = used_by(graph, CTRLORA)
     trainer = next(key for key, node in graph.items() if node["class_type"] == "NextControlTrainCtrLoRA")
     node_of(graph, "NextControlLoadCtrLoRA")["lora_file"] = [trainer, 0]
     entry = run(server, graph)
@@ -62,6 +68,27 @@ def test_a_cancelled_training_goes_on_when_it_is_queued_again_and_its_file_works
     assert (folder / "cancelled.safetensors").is_file()
     saver = next(key for key, node in graph.items() if node["class_type"] == "SaveImage")
     assert len(entry["outputs"][saver]["images"]) == 1
+
+
+def test_a_controlnext_is_trained_and_its_two_files_are_used_in_one_queue(server):
+    graph = used_by(graph_of("api/edges", "train_controlnext", steps=3, accumulation_steps=1), SD15)
+    trainer = next(key for key, node in graph.items() if node["class_type"] == "NextControlTrainControlNeXt")
+    node_of(graph, "NextControlLoadControlNeXt").update(control_file=[trainer, 0], unet_file=[trainer, 1])
+    entry = run(server, graph)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    assert [line["step"] for line in metrics(server, "api/edges", "controlnext")] == [1, 2, 3]
+    folder = server.base / "models" / "controlnext" / "api"
+    assert sorted(path.name for path in folder.glob("*.safetensors")) == ["edges.safetensors", "edges_unet.safetensors"]
+    saver = next(key for key, node in graph.items() if node["class_type"] == "SaveImage")
+    assert len(entry["outputs"][saver]["images"]) == 1
+
+
+def test_a_controlnext_without_a_text_encoder_is_refused_in_one_sentence(server):
+    graph = graph_of("api/no_clip", "train_controlnext")
+    del node_of(graph, "NextControlTrainControlNeXt")["clip"]
+    node, text = failure(server, graph)
+    assert node == "NextControlTrainControlNeXt"
+    assert text.startswith("The model is SD1.5, which reads text, and clip is not connected")
 
 
 def test_wrong_inputs_are_one_sentence(server):
