@@ -202,7 +202,8 @@ def initialise(network: nn.Module) -> None:
     """PyTorch's own first weights: the host's layers leave memory as it was."""
     from torch import nn
 
+    kinds: tuple[Any, ...] = (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
     for module in network.modules():
-        for kind in (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.Embedding):
+        for kind in kinds:
             if isinstance(module, kind):
                 kind.reset_parameters(module)

@@ -67,6 +67,8 @@ class VocabularyEmbedding(nn.Module):
         factory: Device and dtype.
     """
 
+    rows: Tensor
+
     def __init__(self, vocabulary: Tensor, operations: Any, **factory: Any) -> None:
         super().__init__()
         self.table = operations.Embedding(len(vocabulary) + 1, DEMO_TEXT_WIDTH, **factory)
