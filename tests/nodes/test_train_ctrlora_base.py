@@ -158,7 +158,7 @@ def test_numbers_and_previews_are_of_every_condition(finished):
     assert {f"sensitivity_shuffled_{name}" for name in FOLDERS} <= looks[-1].keys()
     assert finished.result.previews.shape[1:] == (4 * 256, 3 * 256, 3)
     held_out = [SimpleNamespace(condition=f"c{number % 6}") for number in range(12)]
-    painter = PreviewPainter(SmallVAE(), SimpleNamespace(held_out=held_out), [])
+    painter = PreviewPainter(SmallVAE(), SimpleNamespace(held_out=held_out, frames=1), [])
     assert [pair.condition for pair in painter.pairs] == [f"c{number}" for number in range(6)]
 
 
