@@ -144,7 +144,8 @@ def test_what_is_drawn_depends_on_seed_step_and_place_alone(folder):
     assert first.timesteps.shape == (6,)
     assert first.context.shape == (2, 1, 16)
     assert first.extras["reference"].shape == (2, 4, 8, 8)
-    source.batches(6)
+    noises = [*first.noise.split(3), *second.noise.split(3), source.batches(6)[0].noise[:3]]
+    assert all(not torch.equal(one, other) for one, other in itertools.combinations(noises, 2))
     again = ClipSource(encoded, encoded.clips, CONFIG, EDM)
     for rank, expected in enumerate((first, second)):
         (own,) = again.batches(5, Share(rank, 2))
