@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from nextcontrol.training.backbone import Share
+from nextcontrol.training.cache import TensorCache
 from nextcontrol.training.config import TrainConfig
+from nextcontrol.training.encode import encode_dataset
 from nextcontrol.training.team import Alone, check_share, open_team
-from tiny_training import encoded, write_pairs
+from tiny_training import Encoders, dataset_of, encoded, write_pairs
 
 SCRIPT = Path(__file__).parent / "team_processes.py"
 SIX = {"accumulation_steps": 6, "steps": 6, "save_every": 2, "sensitivity_every": 0}
@@ -237,6 +240,19 @@ def test_processes_that_would_train_different_things_are_refused(results):
 def test_a_number_of_processes_that_does_not_divide_is_refused(steps, processes, sentence):
     with pytest.raises(ValueError, match=sentence):
         check_share(steps, processes)
+
+
+def test_each_process_encodes_from_a_place_of_its_own_and_all_find_the_same(tmp_path):
+    pairs = write_pairs(tmp_path / "pairs")
+    whole = dataset_of(pairs)
+    seen = {}
+    for rank in range(3):
+        encoders, cache = Encoders(), TensorCache(tmp_path / str(rank))
+        found = encode_dataset(whole, encoders, encoders, cache, 1.0, share=Share(rank, 3))
+        seen[rank] = found.items, found.digest, encoders.texts[:6]
+    assert seen[0][:2] == seen[1][:2] == seen[2][:2]
+    assert [seen[rank][2][0] for rank in range(3)] == ["number 0", "number 2", "number 4"]
+    assert sorted(seen[2][2]) == sorted(seen[0][2]) == [f"number {n}" for n in range(6)]
 
 
 def test_without_a_launcher_a_run_is_alone(monkeypatch):
