@@ -3,9 +3,9 @@
     python3 scripts/convergence.py [--steps N] [--seeds N] [--model-steps N] [--work FOLDER] [--figure FILE] [--comfyui PATH]
 
 A small diffusion model of coloured shapes is trained first, then a ControlNeXt on it, both ways, with our own trainer. Fidelity
-is the F1 of the edges of what is sampled against those of the hint's own picture, on held-out hints. What is done is kept in
-FOLDER, so that an interrupted run goes on. The figure needs matplotlib, which
-is installed beside the host on the first call.
+is how well the shapes of what is sampled cover those of the hint's own picture (intersection over union), on held-out hints.
+What is done is kept in FOLDER, so that an interrupted run goes on. The figure needs matplotlib, which is installed beside the
+host on the first call.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 INSIDE, TOOLS = "NEXTCONTROL_CONVERGENCE_INSIDE", "NEXTCONTROL_CONVERGENCE_TOOLS"
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "convergence.png"
 WAYS = {"cross": "cross normalization", "zero_convolution": "zero convolution"}
-BATCH, RATE, RATE_FACTOR = 8, 1e-4, 10.0
-LOOKS = (0, 0.03, 0.06, 0.12, 0.25, 0.5, 0.75, 1)
+BATCH, RATE, RATE_FACTOR = 8, 3e-4, 10.0
+LOOKS = (0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
 """When fidelity is measured, as parts of the run."""
 HELD_OUT, SAMPLING_STEPS = 24, 8
 
@@ -40,7 +40,7 @@ HELD_OUT, SAMPLING_STEPS = 24, 8
 def main(arguments: list[str]) -> int:
     """Parse, bring up the host's interpreter, and compare in it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=400, help="updates of each control")
+    parser.add_argument("--steps", type=int, default=800, help="updates of each control")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each way")
     parser.add_argument("--model-steps", type=int, default=1000, help="updates of the model of shapes")
     parser.add_argument("--work", type=Path, default=cache_home() / "convergence", help="where results are kept")
@@ -98,7 +98,7 @@ def train_control(model: Any, way: str, seed: int, steps: int) -> dict[str, Any]
         steps: Updates.
 
     Returns:
-        `fidelity`, [step, F1], and `losses`.
+        `fidelity`, [step, overlap], and `losses`.
     """
     import torch
     from nextcontrol.nodes.host.backbone import HostBackbone, training_mode
@@ -106,7 +106,7 @@ def train_control(model: Any, way: str, seed: int, steps: int) -> dict[str, Any]
     from nextcontrol.training.config import TrainConfig
     from nextcontrol.training.draws import generator_for
     from nextcontrol.training.trainer import Trainer
-    from shapes_model import draw_shapes, edge_f1, empty_text, to_latents
+    from shapes_model import draw_shapes, empty_text, shape_overlap, to_latents
 
     config = TrainConfig(steps=steps, learning_rate=RATE, batch_size=BATCH, seed=seed, validation_pairs=0, preview_every=0)
     looks = {round(part * steps) for part in LOOKS}
@@ -118,7 +118,7 @@ def train_control(model: Any, way: str, seed: int, steps: int) -> dict[str, Any]
         while True:
             if trainer.step in looks:
                 made = _sample(trainer, hints.to(backbone.device))
-                fidelity.append([trainer.step, edge_f1(made, to_latents(pictures).to(made))])
+                fidelity.append([trainer.step, shape_overlap(made, to_latents(pictures).to(made))])
             if trainer.step == steps:
                 return {"fidelity": fidelity, "losses": trainer.losses}
             generator = generator_for("batch", seed, trainer.step)
@@ -184,7 +184,7 @@ def draw(results: list[dict[str, Any]], figure: Path) -> None:
         width = max(1, len(losses) // 20)
         smooth = [statistics.mean(losses[max(0, i - width) : i + 1]) for i in range(len(losses))]
         right.plot(range(1, len(smooth) + 1), smooth, color=color)
-    left.set(xlabel="steps", ylabel="edge F1 of held-out hints", title="Condition fidelity")
+    left.set(xlabel="steps", ylabel="overlap with held-out shapes", title="Condition fidelity")
     right.set(xlabel="steps", ylabel="loss (running mean)", title="Loss")
     left.legend(frameon=False)
     figure.parent.mkdir(parents=True, exist_ok=True)

@@ -27,8 +27,8 @@ UNET: dict[str, Any] = {
     "legacy": False, "dtype": torch.float32,
 }  # fmt: skip
 BATCH, RATE, AVERAGE = 16, 2e-3, 0.995
-EDGE = 0.25
-"""Steps of colour that count as an edge, as a part of the picture's largest."""
+BRIGHT = 0.45
+"""Mean of a cell's colours above which it belongs to a shape; the ground is below 0.35, shapes are above 0.5."""
 
 
 def draw_shapes(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -75,22 +75,11 @@ def to_pictures(latents: Tensor) -> Tensor:
     return (latents[:, :3] / (2 * SCALE) + 0.4).clamp(0, 1)
 
 
-def edges(latents: Tensor) -> Tensor:
-    """(N, 16, 16): where the colour changes from a cell to the next."""
-    colors = latents[:, :3]
-    down = F.pad((colors[:, :, 1:] - colors[:, :, :-1]).square().sum(1), (0, 0, 0, 1))
-    right = F.pad((colors[:, :, :, 1:] - colors[:, :, :, :-1]).square().sum(1), (0, 1))
-    steps = torch.maximum(down, right).sqrt()
-    return steps > EDGE * steps.amax((1, 2), keepdim=True)
-
-
-def edge_f1(made: Tensor, wanted: Tensor) -> float:
-    """How well the edges of some latents lie on those of others: F1 with one cell of tolerance, from 0 to 1."""
-    found, true = edges(made).float()[:, None], edges(wanted).float()[:, None]
-    near_found, near_true = (F.max_pool2d(part, 3, stride=1, padding=1) for part in (found, true))
-    precision = (found * near_true).sum((1, 2, 3)) / found.sum((1, 2, 3)).clamp(min=1)
-    recall = (true * near_found).sum((1, 2, 3)) / true.sum((1, 2, 3)).clamp(min=1)
-    return float((2 * precision * recall / (precision + recall).clamp(min=1e-6)).mean())
+def shape_overlap(made: Tensor, wanted: Tensor) -> float:
+    """How well the shapes in some latents cover those in others: intersection over union of the bright cells, from 0 to 1."""
+    found, true = (to_pictures(latents).mean(1) > BRIGHT for latents in (made, wanted))
+    both, either = ((found & true).sum((1, 2)), (found | true).sum((1, 2)))
+    return float((both / either.clamp(min=1)).mean())
 
 
 def build_model(seed: int) -> Any:

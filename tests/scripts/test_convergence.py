@@ -17,18 +17,20 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def test_outlines_lie_on_their_own_picture_and_not_on_another():
-    from shapes_model import draw_shapes, edge_f1, to_latents, to_pictures
+def test_shapes_cover_their_own_picture_and_not_another():
+    from shapes_model import draw_shapes, shape_overlap, to_latents, to_pictures
 
     pictures, hints = draw_shapes(16, torch.Generator().manual_seed(1))
     assert pictures.shape == hints.shape == (16, 3, 64, 64)
     assert set(hints.unique().tolist()) == {0.0, 1.0}
     latents = to_latents(pictures)
-    assert edge_f1(latents, latents) == 1
-    assert edge_f1(latents, latents.roll(1, 0)) < 0.8
-    # One cell off is still on it, three cells are not.
-    assert edge_f1(latents.roll(1, 3), latents) > 0.95 > edge_f1(latents.roll(4, 3), latents)
+    assert shape_overlap(latents, latents) == 1
+    assert shape_overlap(latents, latents.roll(1, 0)) < 0.5
+    assert 0.5 < shape_overlap(latents.roll(1, 3), latents) < 0.9
     assert torch.allclose(to_pictures(latents), torch.nn.functional.avg_pool2d(pictures, 4), atol=1e-5)
+    # Each line lies where a shape meets the ground or the other shape.
+    changes = (pictures[:, :, 1:, 1:] - pictures[:, :, :-1, :-1]).abs().sum(1) > 0
+    assert (hints[:, 0, 1:, 1:][changes] == 1).all()
 
 
 def test_the_same_seed_draws_the_same_shapes():
