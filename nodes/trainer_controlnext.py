@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..models.injection import NORMALIZATIONS
 from ..training.clips import ClipSettings
 from ..training.config import TrainConfig
-from ..training.method_controlnext import UNET_PARTS, UNET_SUFFIX, ControlNeXtOptions
+from ..training.method_controlnext import UNET_PARTS, ControlNeXtOptions
 from .host.controlnext_file import NO_FILE
 from .host.inspect_file import show_text
 from .host.recipe_controlnext import ControlNeXtRecipe
@@ -142,7 +142,7 @@ class TrainControlNeXt(io.ComfyNode):
     def validate_inputs(cls, name: str) -> bool | str:
         """Name an impossible name before anything runs."""
         try:
-            files_for(name or "", ControlNeXtRecipe.folder, ("", UNET_SUFFIX))
+            files_for(name or "", ControlNeXtRecipe.folder)
         except ValueError as error:
             return str(error)
         return True
