@@ -128,7 +128,7 @@ def advice_on_memory(trainer: Trainer) -> str:
     if trainer.team.share.processes > 1 and not trainer.is_sharded:
         ways.append("switch shard_optimizer on")
     ways += [
-        "set optimizer to adamw8bit" if config.optimizer == "adamw" else "lower the rank",
+        "set optimizer to adamw8bit" if config.optimizer == "adamw" else "train less (a lower rank or a smaller unet_part)",
         "lower the dataset's resolution",
     ]
     return f"Out of memory at step {trainer.step + 1}, the state is saved: {', or '.join(ways)}."
