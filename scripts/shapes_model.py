@@ -8,13 +8,11 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.nn import functional as F
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import torch
     from torch import Tensor
 
 PIXELS, CELLS, SCALE = 64, 16, 2.0
@@ -24,7 +22,7 @@ UNET: dict[str, Any] = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "channel_mult": [1, 2],
     "num_res_blocks": [1, 1], "transformer_depth": [0, 1], "transformer_depth_middle": 1,
     "transformer_depth_output": [0, 0, 1, 1], "context_dim": CONTEXT, "num_heads": 4, "use_spatial_transformer": True,
-    "legacy": False, "dtype": torch.float32,
+    "legacy": False,
 }  # fmt: skip
 BATCH, RATE, AVERAGE = 16, 2e-3, 0.995
 BRIGHT = 0.45
@@ -41,6 +39,9 @@ def draw_shapes(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]
     Returns:
         (N, 3, 64, 64) in [0, 1], and the same for the hints: white lines of three pixels on black.
     """
+    import torch
+    from torch.nn import functional as F
+
     axis = torch.arange(PIXELS) + 0.5
     y, x = axis[:, None], axis[None, :]
     labels = torch.zeros(count, PIXELS, PIXELS, dtype=torch.long)
@@ -66,6 +67,9 @@ def draw_shapes(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]
 
 def to_latents(pictures: Tensor) -> Tensor:
     """(N, 3, 64, 64) in [0, 1] to (N, 4, 16, 16) of about unit deviation: colours, and their mean."""
+    import torch
+    from torch.nn import functional as F
+
     small = (F.avg_pool2d(pictures, PIXELS // CELLS) - 0.4) * 2 * SCALE
     return torch.cat([small, small.mean(1, keepdim=True)], 1)
 
@@ -86,9 +90,11 @@ def build_model(seed: int) -> Any:
     """The untrained model, as a loader of the host gives it."""
     import comfy.model_management
     import comfy.supported_models
+    import torch
     from comfy.model_patcher import ModelPatcher
 
-    config = comfy.supported_models.SD15({k: v[:] if isinstance(v, list) else v for k, v in UNET.items()})
+    arguments = {key: value[:] if isinstance(value, list) else value for key, value in UNET.items()}
+    config = comfy.supported_models.SD15(arguments | {"dtype": torch.float32})
     config.unet_config["num_heads"] = UNET["num_heads"]  # the class of the family has its own
     torch.manual_seed(seed)
     model = config.get_model({}, "", device=None)
@@ -117,6 +123,7 @@ def train_model(steps: int, seed: int, kept: Path | None = None, say: Callable[[
     Returns:
         A `ModelPatcher`.
     """
+    import torch
     from nextcontrol.nodes.host.backbone import HostBackbone
     from nextcontrol.training.backbone import NO_CONTROL
     from safetensors.torch import load_file, save_file
@@ -157,4 +164,6 @@ def train_model(steps: int, seed: int, kept: Path | None = None, say: Callable[[
 
 def empty_text(count: int, device: Any = None) -> Tensor:
     """(N, 1, 768)."""
+    import torch
+
     return torch.zeros(count, 1, CONTEXT, device=device)
