@@ -11,6 +11,7 @@ import comfy.utils
 from torch import Tensor
 
 from ...training.backbone import Batch, Source
+from ...training.dataset import PairDataset
 from ...training.encode import EncodedDataset, encode_dataset, split_held_out
 from ...training.objective import Objective
 from ...training.source import PairSource, held_out_batches
@@ -63,8 +64,9 @@ def prepare_data(job: TrainJob, objective: Objective, show: Callable[[str], None
     Raises:
         ValueError: VAE or text encoder do not fit the model, or pairs cannot be used.
     """
+    assert isinstance(job.dataset, PairDataset)  # of several, each comes by itself
     pictures, texts = encoders_for(job)
-    encoded = _encode(job, pictures, texts, show)
+    encoded = _encode(job, job.dataset, pictures, texts, show)
     empty = {name: tensor[None] for name, tensor in encoded.text(encoded.empty_text).items()}
     trained, held_out = split_held_out(encoded.items, job.config.validation_pairs)
     return TrainData(
@@ -97,8 +99,10 @@ def progress_of(show: Callable[[str], None], what: str) -> Callable[[int, int], 
     return on_item
 
 
-def _encode(job: TrainJob, pictures: HostPictures, texts: HostTexts, show: Callable[[str], None]) -> EncodedDataset:
+def _encode(
+    job: TrainJob, dataset: PairDataset, pictures: HostPictures, texts: HostTexts, show: Callable[[str], None]
+) -> EncodedDataset:
     on_item = progress_of(show, "pair")
     scale = job.model.model.latent_format.scale_factor
     share = job.team.share
-    return encode_dataset(job.dataset, pictures, texts, cache_of(job.dataset), scale, job.recipe.hint_form, on_item, share)
+    return encode_dataset(dataset, pictures, texts, cache_of(dataset), scale, job.recipe.hint_form, on_item, share)
