@@ -2,8 +2,8 @@
 
     python3 scripts/convergence.py [--steps N] [--seeds N] [--model-steps N] [--work FOLDER] [--figure FILE] [--comfyui PATH]
 
-A small diffusion model of coloured shapes is trained first, then a ControlNeXt on it, both ways, with our own trainer. Fidelity
-is how well the shapes of what is sampled cover those of the hint's own picture (intersection over union), on held-out hints.
+A small diffusion model of shapes is trained first, then a ControlNeXt on it, both ways, with our own trainer. Fidelity
+is how well the shape in what is sampled covers that of the hint's own picture (intersection over union), on held-out hints.
 What is done is kept in FOLDER, so that an interrupted run goes on. The figure needs matplotlib, which is installed beside the
 host on the first call.
 """
@@ -40,7 +40,7 @@ HELD_OUT, SAMPLING_STEPS = 24, 8
 def main(arguments: list[str]) -> int:
     """Parse, bring up the host's interpreter, and compare in it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=800, help="updates of each control")
+    parser.add_argument("--steps", type=int, default=500, help="updates of each control")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each way")
     parser.add_argument("--model-steps", type=int, default=1000, help="updates of the model of shapes")
     parser.add_argument("--work", type=Path, default=cache_home() / "convergence", help="where results are kept")

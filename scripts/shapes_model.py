@@ -1,4 +1,4 @@
-"""A diffusion model of coloured shapes: small enough to be trained in minutes, so that ways to control it can be compared.
+"""A diffusion model of shapes: small enough to be trained in minutes, so that ways to control it can be compared.
 
 The host's own UNet at small width. A picture of 64 pixels is its own latent after pooling by 4: no VAE, and no text.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-PIXELS, CELLS, SCALE = 64, 16, 2.0
+PIXELS, CELLS, MIDDLE, SCALE = 64, 16, 0.3, 4.0
 CONTEXT = 768
 """Text width of SD1.5, by which the family is told; the text is always the same, zeros."""
 UNET: dict[str, Any] = {
@@ -25,16 +25,17 @@ UNET: dict[str, Any] = {
     "legacy": False,
 }  # fmt: skip
 BATCH, RATE, AVERAGE = 16, 2e-3, 0.995
-BRIGHT = 0.45
-"""Mean of a cell's colours above which it belongs to a shape; the ground is below 0.35, shapes are above 0.5."""
+GROUND, COLORS = (0.1, 0.15, 0.3), ((0.95, 0.85, 0.3), (0.95, 0.5, 0.5), (0.6, 0.9, 0.95))
+FAR = 0.5
+"""Distance to the ground's colour above which a cell belongs to the shape, as a part of the picture's largest."""
 
 
 def draw_shapes(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Pictures of two shapes on a plain ground, and their outlines.
+    """Pictures of a shape on a dark ground, and its outline.
 
     Args:
         count: N.
-        generator: Draws colours, kinds, places and sizes.
+        generator: Draws colour, kind, place and size.
 
     Returns:
         (N, 3, 64, 64) in [0, 1], and the same for the hints: white lines of three pixels on black.
@@ -44,21 +45,17 @@ def draw_shapes(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]
 
     axis = torch.arange(PIXELS) + 0.5
     y, x = axis[:, None], axis[None, :]
-    labels = torch.zeros(count, PIXELS, PIXELS, dtype=torch.long)
-    for number in (1, 2):
-        radius = (9 + 11 * torch.rand(count, generator=generator))[:, None, None]
-        margin = radius + 1
-        centre = [margin + (PIXELS - 2 * margin) * torch.rand(count, 1, 1, generator=generator) for _ in range(2)]
-        kind = torch.randint(3, (count,), generator=generator)[:, None, None]
-        dy, dx = (y - centre[0]) / radius, (x - centre[1]) / radius
-        disc, square = dx**2 + dy**2 < 1, torch.maximum(dx.abs(), dy.abs()) < 0.85
-        triangle = (dy < 0.8) & (2 * dx.abs() < (dy + 1))
-        labels[torch.where(kind == 0, disc, torch.where(kind == 1, square, triangle))] = number
-    colors = torch.rand(count, 3, 3, generator=generator)
-    # The ground dark, the shapes bright: two colours that meet by chance would leave an outline without a picture.
-    colors[:, :, 0] *= 0.35
-    colors[:, :, 1:] = 0.5 + 0.5 * colors[:, :, 1:]
-    pictures = torch.gather(colors, 2, labels.flatten(1)[:, None].expand(-1, 3, -1)).unflatten(2, (PIXELS, PIXELS))
+    radius = (10 + 10 * torch.rand(count, generator=generator))[:, None, None]
+    margin = radius + 1
+    centre = [margin + (PIXELS - 2 * margin) * torch.rand(count, 1, 1, generator=generator) for _ in range(2)]
+    kind = torch.randint(3, (count,), generator=generator)[:, None, None]
+    dy, dx = (y - centre[0]) / radius, (x - centre[1]) / radius
+    disc, square = dx**2 + dy**2 < 1, torch.maximum(dx.abs(), dy.abs()) < 0.85
+    triangle = (dy < 0.8) & (2 * dx.abs() < (dy + 1))
+    inside = torch.where(kind == 0, disc, torch.where(kind == 1, square, triangle))[:, None]
+    chosen = torch.tensor(COLORS)[torch.randint(len(COLORS), (count,), generator=generator)]
+    pictures = torch.where(inside, chosen[:, :, None, None], torch.tensor(GROUND)[None, :, None, None])
+    labels = inside[:, 0]
     down = F.pad(labels[:, 1:] != labels[:, :-1], (0, 0, 0, 1))
     right = F.pad(labels[:, :, 1:] != labels[:, :, :-1], (0, 1))
     lines = F.max_pool2d((down | right).float()[:, None], 3, stride=1, padding=1)
@@ -70,20 +67,28 @@ def to_latents(pictures: Tensor) -> Tensor:
     import torch
     from torch.nn import functional as F
 
-    small = (F.avg_pool2d(pictures, PIXELS // CELLS) - 0.4) * 2 * SCALE
+    small = (F.avg_pool2d(pictures, PIXELS // CELLS) - MIDDLE) * SCALE
     return torch.cat([small, small.mean(1, keepdim=True)], 1)
 
 
 def to_pictures(latents: Tensor) -> Tensor:
     """(N, 4, 16, 16) to (N, 3, 16, 16) in [0, 1]."""
-    return (latents[:, :3] / (2 * SCALE) + 0.4).clamp(0, 1)
+    return (latents[:, :3] / SCALE + MIDDLE).clamp(0, 1)
 
 
 def shape_overlap(made: Tensor, wanted: Tensor) -> float:
-    """How well the shapes in some latents cover those in others: intersection over union of the bright cells, from 0 to 1."""
-    found, true = (to_pictures(latents).mean(1) > BRIGHT for latents in (made, wanted))
-    both, either = ((found & true).sum((1, 2)), (found | true).sum((1, 2)))
+    """How well the shapes in some latents cover those in others: intersection over union, from 0 to 1."""
+    found, true = _shapes(made), _shapes(wanted)
+    both, either = (found & true).sum((1, 2)), (found | true).sum((1, 2))
     return float((both / either.clamp(min=1)).mean())
+
+
+def _shapes(latents: Tensor) -> Tensor:
+    """(N, 16, 16): the cells whose colour is far from the picture's most common one, which is the ground's."""
+    colors = to_pictures(latents)
+    ground = colors.flatten(2).median(2).values[:, :, None, None]
+    distance = (colors - ground).square().sum(1).sqrt()
+    return distance > FAR * distance.amax((1, 2), keepdim=True)
 
 
 def build_model(seed: int) -> Any:

@@ -28,7 +28,7 @@ def test_shapes_cover_their_own_picture_and_not_another():
     assert shape_overlap(latents, latents.roll(1, 0)) < 0.5
     assert 0.5 < shape_overlap(latents.roll(1, 3), latents) < 0.9
     assert torch.allclose(to_pictures(latents), torch.nn.functional.avg_pool2d(pictures, 4), atol=1e-5)
-    # Each line lies where a shape meets the ground or the other shape.
+    # Each line lies where a shape meets the ground.
     changes = (pictures[:, :, 1:, 1:] - pictures[:, :, :-1, :-1]).abs().sum(1) > 0
     assert (hints[:, 0, 1:, 1:][changes] == 1).all()
 
