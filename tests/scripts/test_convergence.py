@@ -1,4 +1,4 @@
-"""The comparison of cross normalization with zero convolution, in small: same data, same start, nothing done twice."""
+"""The comparison of cross normalization with zero convolution, in small: what is measured, and that nothing is done twice."""
 
 from __future__ import annotations
 
@@ -41,17 +41,19 @@ def test_the_same_seed_draws_the_same_shapes():
     assert not torch.equal(one, third)
 
 
-def test_both_ways_start_alike_only_one_with_a_control_and_a_second_call_runs_nothing(tmp_path, monkeypatch):
+def test_every_way_is_run_once_and_a_second_call_runs_nothing(tmp_path, monkeypatch):
     import convergence
 
     monkeypatch.setattr(convergence, "HELD_OUT", 2)
     monkeypatch.setattr(convergence, "SAMPLING_STEPS", 2)
     monkeypatch.setattr(convergence, "BATCH", 2)
     results = convergence.compare(2, 2, 1, tmp_path)
-    assert [(run["way"], run["seed"]) for run in results] == [("cross", 0), ("zero_convolution", 0)]
+    assert [(run["way"], run["seed"]) for run in results] == [(way, 0) for way in convergence.WAYS]
     assert [step for step, _ in results[0]["fidelity"]] == [0, 1, 2]
     assert all(0 <= value <= 1 for run in results for _, value in run["fidelity"])
-    assert "| 2 | " in convergence.table(results)
+    rows = convergence.table(results).splitlines()
+    assert len(rows) == 2 + 3
+    assert all(row.count("|") == 2 + len(convergence.WAYS) for row in rows)
     monkeypatch.setattr(convergence, "train_control", lambda *_: pytest.fail("a run was done twice"))
     assert convergence.compare(2, 2, 1, tmp_path) == json.loads(json.dumps(results))
 
