@@ -321,7 +321,7 @@ def test_strength_1_is_the_scale_of_the_training(base_folder, pairs):
 
 
 def test_the_whole_unet_can_be_trained(base_folder, pairs):
-    recipe, result = run(base_folder, pairs, "whole", "sdxl", options={"unet_part": "all"}, steps=1, learning_rate=1e-4)
+    recipe, result = run(base_folder, pairs, "whole_unet", "sdxl", options={"unet_part": "all"}, steps=1, learning_rate=1e-4)
     assert recipe.built.weights.keys() == dict(unet_of("sdxl").named_parameters()).keys()
     check_files("sdxl", recipe, result)
 
