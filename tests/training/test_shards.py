@@ -91,6 +91,15 @@ def test_shares_together_are_the_batches_of_one_process(work, processes):
         assert same(whole.batches(step, ALONE), [batch for share in shares for batch in share])
 
 
+def test_a_process_keeps_the_pairs_of_its_own_rows_alone(work):
+    whole, part = source_of(work / "raw_encoded"), source_of(work / "raw_encoded")
+    whole.batches(0, ALONE)
+    part.batches(0, Share(1, 2))
+    kept, own = (source._now[1].keys() for source in (whole, part))
+    assert 0 < len(own) < len(kept)
+    assert own == {place for place in kept if place % CONFIG.group_size >= CONFIG.group_size // 2}
+
+
 def test_a_resumed_source_goes_on_as_an_uninterrupted_one_and_skips_shards_unread(work, monkeypatch):
     whole = source_of(work / "raw_encoded", buffer_size=4)
     expected = [whole.batches(step) for step in range(6)]
@@ -180,6 +189,15 @@ def test_every_place_comes_once_in_each_epoch(counts, held_out, buffer):
             current = order.after(current)
         assert sorted(at) == list(range(epoch * order.total, (epoch + 1) * order.total))
         assert Counter(at.values()) == Counter(places)
+
+
+def test_the_shards_of_every_epoch_come_in_an_order_of_their_own():
+    order = ShardOrder([1] * 12, 0, 4, seed=0)
+    first, second = ([order.place(epoch, position).shard for position in range(12)] for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert list(range(12)) != first != second
+    other = ShardOrder([1] * 12, 0, 4, seed=1)
+    assert first != [other.place(0, position).shard for position in range(12)]
 
 
 def test_a_cut_off_shard_is_named(work, tmp_path):
