@@ -14,6 +14,7 @@ from host_models import build_model
 from nextcontrol.models.adapted import Group
 from nextcontrol.nodes.host.ctrlora_load import load_condition
 from nextcontrol.nodes.host.encoders import HostTexts, identity_of
+from nextcontrol.nodes.host.recipe_ctrlora import CtrLoRARecipe
 from nextcontrol.nodes.host.train_files import files_for
 from nextcontrol.training.config import TrainConfig
 from safetensors import safe_open
@@ -61,6 +62,26 @@ def test_the_file_loads_in_our_loader_and_does_what_was_trained(base_folder, fin
     for key, tensor in patcher.model.tensors().items():
         assert torch.equal(tensor, tensors[f"control_model.{key}"])
     assert any(tensor.abs().max() > 0 for key, tensor in tensors.items() if key.endswith("up.weight"))
+
+
+def test_after_twenty_steps_the_file_in_the_loader_has_the_trained_networks_controls(base_folder, pairs):
+    class Kept(CtrLoRARecipe):
+        def build(self, model, config):
+            self.built = super().build(model, config)
+            return self.built
+
+    base = load_small_base(base_folder)
+    recipe = Kept(base, 4)
+    result = train(base_folder, pairs, "done/twenty", recipe=recipe, steps=20, save_every=20)
+    patcher, _ = load_condition(base, result.files[0], "")
+    hint, times, text = seeded_tensor("h", [1, 4, 8, 8]), torch.tensor([500.0]), seeded_tensor("t", [1, 77, 96])
+    with torch.no_grad():
+        expected = recipe.built.control(hint, hint, times, text, "").residuals
+        found = base.network.model(hint, times, text, 4, [Group(patcher.model, 1.0, 1)])
+        plain = base.network.model(hint, times, text, 4)
+    for ours, trained_one, untrained in zip(found, expected, plain, strict=True):
+        torch.testing.assert_close(ours, trained_one, rtol=1e-5, atol=1e-5)
+        assert not torch.equal(ours, untrained)
 
 
 def test_the_header_tells_where_the_file_comes_from(base_folder, finished):
