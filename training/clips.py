@@ -7,7 +7,6 @@ The frames of a clip are the pairs whose targets lie in one sub-folder, in the o
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import logging
 import re
@@ -21,6 +20,7 @@ import torch
 from .dataset import PairDataset
 from .pairs import TARGET_FOLDERS
 from .pictures import Size
+from .settings import settings_from
 
 logger = logging.getLogger("nextcontrol")
 
@@ -82,16 +82,7 @@ class ClipSettings:
         Raises:
             ValueError: A name is unknown, a type is wrong, or the settings contradict each other.
         """
-        given, types = dict(values), {field.name: type(field.default) for field in dataclasses.fields(cls)}
-        problems = [f"{name} is no setting of clips" for name in given if name not in types]
-        for name in given.keys() & types.keys():
-            if types[name] is float and type(given[name]) is int:
-                given[name] = float(given[name])
-            if type(given[name]) is not types[name]:
-                problems.append(f"{name} ({given[name]!r}) must be of the type {types[name].__name__}")
-        if problems:
-            raise ValueError("; ".join(sorted(problems)) + ".")
-        return cls(**given)
+        return settings_from(cls, values, "no setting of clips")
 
 
 class Named(Protocol):

@@ -7,7 +7,8 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+
+from .settings import settings_from
 
 PRECISIONS = ("fp32", "bf16")
 OPTIMIZERS = ("adamw", "adamw8bit")
@@ -155,17 +156,4 @@ class TrainConfig:
         Raises:
             ValueError: A name is unknown, a type is wrong, or the settings contradict each other.
         """
-        values: dict[str, Any] = json.loads(text)
-        types = {field.name: type(field.default) for field in dataclasses.fields(cls)}
-        problems = [f"{name} is no setting of the training" for name in values if name not in types]
-        for name, kind in types.items():
-            if name not in values:
-                continue
-            given = values[name]
-            if kind is float and type(given) is int:
-                values[name] = given = float(given)
-            if type(given) is not kind:
-                problems.append(f"{name} ({given!r}) must be of the type {kind.__name__}")
-        if problems:
-            raise ValueError("; ".join(problems) + ".")
-        return cls(**values)
+        return settings_from(cls, json.loads(text), "no setting of the training")

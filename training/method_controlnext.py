@@ -22,6 +22,7 @@ from ..models.injection import NORMALIZATIONS, Family, Injection, cross_normaliz
 from .backbone import Control
 from .draws import generator_for
 from .method import HintForm, Published
+from .settings import settings_from
 
 MODULE, UNET = "module.", "unet."
 """Prefixes of the names of what is trained."""
@@ -75,16 +76,7 @@ class ControlNeXtOptions:
         Raises:
             ValueError: A name is unknown, a type is wrong, or the options contradict each other.
         """
-        given, types = dict(values), {field.name: type(field.default) for field in dataclasses.fields(cls)}
-        problems = [f"{name} is no option of controlnext" for name in given if name not in types]
-        for name in given.keys() & types.keys():
-            if types[name] is float and type(given[name]) is int:
-                given[name] = float(given[name])
-            if type(given[name]) is not types[name]:
-                problems.append(f"{name} ({given[name]!r}) must be of the type {types[name].__name__}")
-        if problems:
-            raise ValueError("; ".join(problems) + ".")
-        return cls(**given)
+        return settings_from(cls, values, "no option of controlnext")
 
     def to_json(self) -> str:
         """All options as one JSON object."""

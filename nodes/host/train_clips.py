@@ -42,7 +42,8 @@ def prepare_clips(job: TrainJob, show: Callable[[str], None]) -> TrainData:
     pictures, vision = HostPictures(job.vae, "svd"), HostVision(job.clip_vision)
     scale = job.model.model.latent_format.scale_factor
     cache = cache_of(job.dataset)
-    encoded = encode_dataset(job.dataset, pictures, None, cache, scale, job.recipe.hint_form, progress_of(show, "frame"))
+    told, share = progress_of(show, "frame"), job.team.share
+    encoded = encode_dataset(job.dataset, pictures, None, cache, scale, job.recipe.hint_form, told, share)
     clips = encode_clips(job.dataset, encoded, names, job.clips, pictures, vision, progress_of(show, "reference"))
     trained, held_out = split_held_out(clips.clips, job.config.validation_pairs)
     objective, digest = EdmObjective(), _digest(clips)
