@@ -11,7 +11,7 @@ from ..training.dataset import BAD_PAIRS, DatasetSettings
 from ..training.make_pairs import CAPTIONS, MakeSettings
 from .host.check_dataset import check_dataset
 from .host.controlnext_file import check_choice
-from .host.dataset_folders import check_folder_name, find_folder, open_dataset, stamp_of
+from .host.dataset_folders import check_folder_name, find_folder, find_pictures, open_dataset, stamp_of
 from .host.inspect_file import show_text
 from .host.make_hints import make_dataset, read_options
 from .sockets import PAIR_DATASET, TRAINING, schema
@@ -27,11 +27,11 @@ class PairDatasetNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlPairDataset",
-            display_name="Pair Dataset",
+            display_name="Pair Dataset (Training Data)",
             category=TRAINING,
             description="Find pairs of hint and target in a folder: source/, target/ and prompt.json as CtrLoRA has them, "
             "folders with files of the same names and .txt captions, or metadata.jsonl.",
-            search_aliases=["dataset", "training data", "folder", "pairs"],
+            search_aliases=["dataset", "training data", "folder", "pairs", "train controlnet", "train lora"],
             inputs=[
                 io.String.Input(
                     "folder",
@@ -127,14 +127,17 @@ class MakePairs(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlMakePairs",
-            display_name="Make Pairs",
+            display_name="Make Pairs (Training Data)",
             category=TRAINING,
             description="Make a dataset from a folder of pictures: each gets a hint of the chosen type. Goes on where it was "
             "stopped, and never writes over a file.",
-            search_aliases=["dataset", "preprocess", "batch", "training data"],
+            search_aliases=["dataset", "preprocess", "batch", "training data", "train controlnet", "train lora", "captions"],
             inputs=[
                 io.String.Input(
-                    "pictures", default="", tooltip="Folder with pictures below ComfyUI's input/, sub-folders included."
+                    "pictures",
+                    default="",
+                    tooltip="Folder with pictures below ComfyUI's input/, sub-folders included. demo_pictures comes with "
+                    "NextControl.",
                 ),
                 io.String.Input(
                     "folder",
@@ -185,7 +188,7 @@ class MakePairs(io.ComfyNode):
         """Name a missing or impossible folder before anything runs."""
         try:
             if pictures is not None:
-                find_folder(pictures, "pictures")
+                find_pictures(pictures)
             if folder is not None:
                 check_folder_name(folder, "folder")
         except (FileNotFoundError, ValueError) as error:
@@ -226,7 +229,7 @@ class CheckPairs(io.ComfyNode):
             category=TRAINING,
             description="Look through a dataset before training: orphans, unreadable or blank hints, inverted polarity, shapes "
             "that differ, duplicates, captions. The report appears on the node, with a contact sheet.",
-            search_aliases=["dataset", "doctor", "validate", "contact sheet"],
+            search_aliases=["dataset", "doctor", "validate", "contact sheet", "training data"],
             inputs=[
                 PAIR_DATASET.Input("dataset", tooltip="From Pair Dataset."),
                 io.Combo.Input(

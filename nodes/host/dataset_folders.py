@@ -16,6 +16,7 @@ from ...training.mixed import MixedDataset, check_conditions
 from ...training.pairs import check_inside, find_pairs, is_folder_of_pairs
 from ...training.raw_shards import find_shards
 from ...training.shard_index import CURE, has_index
+from .folders import DEMO
 
 KIND = "nextcontrol_datasets"
 ABOUT = "nextcontrol.json"
@@ -73,6 +74,17 @@ def find_folder(name: str, input_name: str = "folder") -> Path:
             check_inside(root / relative, dataset_roots(), name)
             return root / relative
     raise FileNotFoundError(f"There is no folder '{name}' below ComfyUI's input/ or a place of {KIND}: put it there.")
+
+
+def find_pictures(name: str) -> Path:
+    """As `find_folder`, or a folder of pictures that comes with the pack: those are read, and never written to."""
+    try:
+        return find_folder(name, "pictures")
+    except FileNotFoundError:
+        shipped = DEMO / check_folder_name(name, "pictures")
+        if not shipped.is_dir():
+            raise
+        return shipped
 
 
 def new_folder(name: str, input_name: str) -> Path:

@@ -15,6 +15,10 @@ CTRLORA_FOLDERS = ("ctrlora", "controlnet")
 CONTROL_FOLDERS = ("controlnext", "ctrlora", "controlnet", "diffusion_models")
 """Where any of these may lie."""
 OWN_FOLDERS = ("controlnext", "ctrlora")
+DEMO = Path(__file__).parents[2] / "demo"
+"""What comes with the pack."""
+DEMO_FOLDERS = ("controlnext", "ctrlora", "controlnet")
+"""Kinds of which the pack brings files, in sub-folders of `DEMO`."""
 
 
 def register_folders() -> None:
@@ -24,12 +28,17 @@ def register_folders() -> None:
         folder_paths.add_model_folder_path(kind, str(Path(folder_paths.models_dir) / kind))
         # A kind made this way lists every file; show weights only.
         folder_paths.folder_names_and_paths[kind][1].update(folder_paths.supported_pt_extensions)
+    # Last: a file of the user's own is found first, and new ones are written into the first place.
+    for kind in DEMO_FOLDERS:
+        if (DEMO / kind).is_dir():
+            folder_paths.add_model_folder_path(kind, str(DEMO / kind))
 
 
 def list_files(kinds: tuple[str, ...]) -> list[str]:
-    """Names of the files of several folder kinds, with forward slashes on every system, each once."""
+    """Names of the files of several folder kinds, with forward slashes on every system, each once; the pack's own last."""
     names = (name.replace("\\", "/") for kind in kinds for name in folder_paths.get_filename_list(kind))
-    return list(dict.fromkeys(names))
+    shipped = {path.relative_to(DEMO / kind).as_posix() for kind in DEMO_FOLDERS for path in (DEMO / kind).rglob("*")}
+    return sorted(dict.fromkeys(names), key=shipped.__contains__)
 
 
 def find_file(name: str, kinds: tuple[str, ...]) -> Path:

@@ -16,7 +16,8 @@ from ...training.make_pairs import MakeSettings, make_pairs
 from .annotators import list_annotators, open_annotator
 from .aux_detectors import open_detectors
 from .controlnext_file import check_choice
-from .dataset_folders import dataset_roots, find_folder, new_folder
+from .dataset_folders import dataset_roots, find_pictures, new_folder
+from .folders import DEMO
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
@@ -122,7 +123,7 @@ def make_dataset(pictures: str, folder: str, settings: MakeSettings, annotator: 
         FileNotFoundError: There is no such folder, or see `hint_maker`.
         ImportError: See `hint_maker`.
     """
-    source, target = find_folder(pictures, "pictures"), new_folder(folder, "folder")
+    source, target = find_pictures(pictures), new_folder(folder, "folder")
     make = hint_maker(settings.hint_type, settings.options, annotator)
     bar = comfy.utils.ProgressBar(1)
 
@@ -130,4 +131,4 @@ def make_dataset(pictures: str, folder: str, settings: MakeSettings, annotator: 
         bar.update_absolute(done, count)
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    return make_pairs(source, target, dataset_roots(), settings, make, on_item).text()
+    return make_pairs(source, target, [*dataset_roots(), DEMO], settings, make, on_item).text()
