@@ -27,7 +27,7 @@ class LoadCtrLoRABase(io.ComfyNode):
             category="NextControl",
             description="Read the Base ControlNet that all CtrLoRA conditions share. It is in memory once, however many "
             "conditions use it.",
-            search_aliases=["ctrlora", "base controlnet"],
+            search_aliases=["ctrlora", "base controlnet", "control lora", "load controlnet"],
             inputs=[
                 io.Combo.Input(
                     "base_file",
@@ -81,7 +81,7 @@ class LoadCtrLoRA(io.ComfyNode):
             category="NextControl",
             description="Put a CtrLoRA condition on a base. The result goes into Apply ControlNet, with the checkpoint's VAE "
             "connected; several conditions on one base are computed together.",
-            search_aliases=["ctrlora", "control lora"],
+            search_aliases=["ctrlora", "control lora", "load lora", "load controlnet"],
             inputs=[
                 CTRLORA_BASE.Input("base", tooltip="From Load CtrLoRA Base."),
                 io.Combo.Input(

@@ -14,7 +14,7 @@ from ..preprocessors.pixel import pixel
 from .host.hint_output import check_company, make_hints, seeds_for, show
 from .host.hints import check_image
 from .host.progress import FRAMES_PER_CHUNK
-from .sockets import HINTS, image_input, per_frame_input, resolution_input, schema, seed_input
+from .sockets import COLOR_HINTS, image_input, per_frame_input, resolution_input, schema, seed_input
 
 logger = logging.getLogger("nextcontrol")
 
@@ -26,10 +26,20 @@ class Palette(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlPalette",
-            display_name="Palette Hint",
-            category=HINTS,
+            display_name="Palette Hint (Reference Colors)",
+            category=COLOR_HINTS,
             description="Flat cells of colour, pixel for pixel as CtrLoRA's palette was trained.",
-            search_aliases=["color", "colour", "palette", "t2i color", "preprocessor", "annotator"],
+            search_aliases=[
+                "color",
+                "colour",
+                "palette",
+                "t2i color",
+                "color palette",
+                "reference colors",
+                "color grid",
+                "preprocessor",
+                "annotator",
+            ],
             inputs=[
                 image_input(),
                 resolution_input(),
@@ -58,8 +68,8 @@ class Pixel(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlPixel",
-            display_name="Pixel Hint",
-            category=HINTS,
+            display_name="Pixel Hint (Pixel Art)",
+            category=COLOR_HINTS,
             description="Large pixels in few colours, as CtrLoRA's pixel condition was trained.",
             search_aliases=["pixel art", "pixelate", "quantize", "k-means", "preprocessor", "annotator"],
             inputs=[
@@ -97,8 +107,8 @@ class Grayscale(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlGrayscale",
-            display_name="Grayscale Hint",
-            category=HINTS,
+            display_name="Grayscale Hint (Recolor, Colorize)",
+            category=COLOR_HINTS,
             description="The picture without its colours, for controls that colour it anew. Pixel for pixel as CtrLoRA's "
             "grayscale was trained.",
             search_aliases=["gray", "grey", "black and white", "recolor", "colorize", "preprocessor", "annotator"],
@@ -119,10 +129,19 @@ class ColorPrompt(io.ComfyNode):
         return schema(
             node_id="NextControlColorPrompt",
             display_name="Color Prompt Hint",
-            category=HINTS,
+            category=COLOR_HINTS,
             description="A line drawing with random dots in the colours of a picture, as CtrLoRA's lineart with colour prompt "
             "was trained. The control spreads each colour over what lies around its dot.",
-            search_aliases=["color dots", "lineart color", "colorize", "hint dots", "preprocessor", "annotator"],
+            search_aliases=[
+                "color dots",
+                "lineart color",
+                "colorize",
+                "hint dots",
+                "reference colors",
+                "recolor",
+                "preprocessor",
+                "annotator",
+            ],
             inputs=[
                 image_input(),
                 resolution_input(),

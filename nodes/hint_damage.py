@@ -13,7 +13,7 @@ from ..preprocessors.shuffle import shuffle
 from .host.controlnext_file import check_choice
 from .host.hint_output import make_hints, seeds_for, show
 from .host.progress import FRAMES_PER_CHUNK
-from .sockets import HINTS, image_input, per_frame_input, resolution_input, schema, seed_input
+from .sockets import EFFECTS_HINTS, image_input, per_frame_input, resolution_input, schema, seed_input
 
 SIGMAS, CHANNELS = get_args(Sigma), get_args(Channel)
 
@@ -26,7 +26,7 @@ class Blur(io.ComfyNode):
         return schema(
             node_id="NextControlBlur",
             display_name="Blur Hint",
-            category=HINTS,
+            category=EFFECTS_HINTS,
             description="The picture blurred by a Gaussian filter, for controls that sharpen. As CtrLoRA's blur was trained.",
             search_aliases=["gaussian", "deblur", "sharpen", "preprocessor", "annotator"],
             inputs=[
@@ -66,7 +66,7 @@ class Jpeg(io.ComfyNode):
         return schema(
             node_id="NextControlJpeg",
             display_name="JPEG Hint",
-            category=HINTS,
+            category=EFFECTS_HINTS,
             description="The picture after strong JPEG compression, for controls that repair it. As CtrLoRA's JPEG condition "
             "was trained.",
             search_aliases=["jpg", "compression", "artifacts", "restore", "preprocessor", "annotator"],
@@ -97,7 +97,7 @@ class Illusion(io.ComfyNode):
         return schema(
             node_id="NextControlIllusion",
             display_name="Illusion Hint",
-            category=HINTS,
+            category=EFFECTS_HINTS,
             description="Black, grey and white areas, for pictures that hide another one. Pixel for pixel as CtrLoRA's "
             "illusion was trained.",
             search_aliases=["optical illusion", "hidden", "qr code", "threshold", "preprocessor", "annotator"],
@@ -129,7 +129,7 @@ class Shuffle(io.ComfyNode):
         return schema(
             node_id="NextControlShuffle",
             display_name="Shuffle Hint",
-            category=HINTS,
+            category=EFFECTS_HINTS,
             description="The picture with its contents stirred: colours and materials stay, shapes go. As CtrLoRA's shuffle "
             "and ControlNet's were trained.",
             search_aliases=["content shuffle", "warp", "style", "preprocessor", "annotator"],

@@ -13,7 +13,7 @@ from .host.annotators import annotator_stamp, check_annotator, list_annotators, 
 from .host.controlnext_file import check_choice
 from .host.hint_output import make_hints, show
 from .host.hints import check_image
-from .sockets import HINTS, hint_for_input, image_input, resolution_input, schema
+from .sockets import DEPTH_HINTS, hint_for_input, image_input, resolution_input, schema
 
 TASK = "depth"
 
@@ -25,11 +25,11 @@ class Depth(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlDepth",
-            display_name="Depth Hint",
-            category=HINTS,
+            display_name="Depth Hint (Depth Map)",
+            category=DEPTH_HINTS,
             description="Estimate how near everything in a picture is, with a depth network from models/annotators. Near is "
             "bright, or coloured as ControlNeXt's depth controls want it.",
-            search_aliases=["depth", "midas", "dpt", "depth anything", "zoe", "preprocessor", "annotator"],
+            search_aliases=["depth", "midas", "dpt", "depth anything", "zoe", "depth map", "preprocessor", "annotator"],
             inputs=[
                 image_input(),
                 resolution_input(),
@@ -84,8 +84,8 @@ class Normal(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlNormal",
-            display_name="Normal Hint",
-            category=HINTS,
+            display_name="Normal Hint (Normal Map)",
+            category=DEPTH_HINTS,
             description="Show which way every surface faces, as CtrLoRA colours it, from the depth that a network estimates or "
             "from a depth picture that is there already.",
             search_aliases=["normal", "normal map", "midas", "preprocessor", "annotator"],

@@ -14,7 +14,7 @@ from ..preprocessors.openpose import openpose
 from .host.aux_detectors import detect_hints
 from .host.controlnext_file import check_choice
 from .host.hint_output import note_black, show
-from .sockets import HINTS, hint_for_input, image_input, resolution_input, schema
+from .sockets import DEPTH_HINTS, LINES_HINTS, POSE_HINTS, hint_for_input, image_input, resolution_input, schema
 
 DETAIL = ("fine", "coarse")
 POLARITY = (
@@ -30,7 +30,7 @@ class Lineart(io.ComfyNode):
         return schema(
             node_id="NextControlLineart",
             display_name="Lineart Hint",
-            category=HINTS,
+            category=LINES_HINTS,
             description="A line drawing of a photograph, black on white as CtrLoRA's lineart condition was trained with. "
             f"{NEEDS} sk_model.pth or sk_model2.pth in models/annotators.",
             search_aliases=["lineart", "line art", "drawing", "preprocessor", "annotator"],
@@ -67,7 +67,7 @@ class LineartAnime(io.ComfyNode):
         return schema(
             node_id="NextControlLineartAnime",
             display_name="Anime Lineart Hint",
-            category=HINTS,
+            category=LINES_HINTS,
             description="A line drawing in the manner of anime, black on white as CtrLoRA's lineart_anime conditions were "
             f"trained with. {NEEDS} netG.pth in models/annotators.",
             search_aliases=["lineart anime", "anime line art", "drawing", "preprocessor", "annotator"],
@@ -92,8 +92,8 @@ class NormalBae(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlNormalBae",
-            display_name="NormalBae Hint",
-            category=HINTS,
+            display_name="NormalBae Hint (Normal Map)",
+            category=DEPTH_HINTS,
             description="Surface normals as ControlNet's normalbae controls read them; for CtrLoRA's normal condition use the "
             f"normals made from depth. {NEEDS} scannet.pt in models/annotators.",
             search_aliases=["normalbae", "normal", "bae", "preprocessor", "annotator"],
@@ -118,10 +118,10 @@ class OpenPose(io.ComfyNode):
         return schema(
             node_id="NextControlOpenPose",
             display_name="OpenPose Hint",
-            category=HINTS,
+            category=POSE_HINTS,
             description="Skeletons of the people in a picture, found by OpenPose's own networks and drawn as CtrLoRA's "
             f"openpose condition was trained with. {NEEDS} body_pose_model.pth in models/annotators, non-commercial.",
-            search_aliases=["openpose", "pose", "skeleton", "preprocessor", "annotator"],
+            search_aliases=["openpose", "pose", "skeleton", "keypoints", "preprocessor", "annotator"],
             inputs=[
                 image_input(),
                 resolution_input(),

@@ -14,7 +14,7 @@ from ..preprocessors.soft_edge import anyline, pidinet, teed
 from .host.aux_detectors import detect_hints
 from .host.controlnext_file import check_choice
 from .host.hint_output import note_black, seeds_for, show
-from .sockets import HINTS, hint_for_input, image_input, per_frame_input, resolution_input, schema, seed_input
+from .sockets import LINES_HINTS, hint_for_input, image_input, per_frame_input, resolution_input, schema, seed_input
 
 DETECTORS = ("pidinet", "teed", "anyline")
 THRESHOLDS = get_args(ThresholdFrom)
@@ -27,11 +27,11 @@ class HED(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlHED",
-            display_name="HED Hint",
-            category=HINTS,
+            display_name="HED Hint (Soft Edges)",
+            category=LINES_HINTS,
             description=f"Soft white edges on black, as CtrLoRA's hed condition was trained with. {NEEDS} ControlNetHED.pth in "
             "models/annotators.",
-            search_aliases=["hed", "soft edge", "softedge", "preprocessor", "annotator"],
+            search_aliases=["hed", "soft edge", "softedge", "edges", "preprocessor", "annotator"],
             inputs=[
                 image_input(),
                 resolution_input(),
@@ -57,11 +57,11 @@ class Sketch(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlSketch",
-            display_name="Sketch Hint",
-            category=HINTS,
+            display_name="Sketch Hint (Scribble)",
+            category=LINES_HINTS,
             description="Hand-drawn lines out of HED's soft edges, black on white as CtrLoRA's hedsketch condition was trained "
             f"with. {NEEDS} ControlNetHED.pth in models/annotators.",
-            search_aliases=["hedsketch", "scribble", "sketch", "hed", "preprocessor", "annotator"],
+            search_aliases=["hedsketch", "scribble", "sketch", "hed", "doodle", "preprocessor", "annotator"],
             inputs=[
                 image_input(),
                 resolution_input(),
@@ -116,11 +116,22 @@ class SoftEdge(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlSoftEdge",
-            display_name="Soft Edge Hint",
-            category=HINTS,
+            display_name="Soft Edge Hint (PiDiNet, TEED)",
+            category=LINES_HINTS,
             description=f"Soft white edges on black by PiDiNet, TEED or Anyline, for soft-edge controls. {NEEDS} "
             "table5_pidinet.pth or MTEED.pth in models/annotators.",
-            search_aliases=["softedge", "pidinet", "teed", "anyline", "mistoline", "preprocessor", "annotator"],
+            search_aliases=[
+                "softedge",
+                "pidinet",
+                "teed",
+                "anyline",
+                "mistoline",
+                "soft edge",
+                "edges",
+                "line detector",
+                "preprocessor",
+                "annotator",
+            ],
             inputs=[
                 image_input(),
                 resolution_input(),
@@ -160,11 +171,11 @@ class Lines(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlLines",
-            display_name="Straight Lines Hint",
-            category=HINTS,
+            display_name="Straight Lines Hint (MLSD)",
+            category=LINES_HINTS,
             description="Straight lines of buildings and rooms, white on black and one pixel wide, as M-LSD finds them. "
             f"{NEEDS} mlsd_large_512_fp32.pth in models/annotators.",
-            search_aliases=["mlsd", "m-lsd", "lines", "architecture", "preprocessor", "annotator"],
+            search_aliases=["mlsd", "m-lsd", "lines", "architecture", "straight lines", "preprocessor", "annotator"],
             inputs=[
                 image_input(),
                 resolution_input(),

@@ -11,7 +11,7 @@ from .host.annotators import annotator_stamp, check_annotator, list_annotators
 from .host.controlnext_file import check_choice
 from .host.hint_output import show
 from .host.pose import WHOLE_PICTURE, Detection, draw_keypoints, make_pose
-from .sockets import HINTS, POSE_KEYPOINT, image_input, resolution_input, schema
+from .sockets import POSE_HINTS, POSE_KEYPOINT, image_input, resolution_input, schema
 
 SCORES = ("real", "ones")
 
@@ -62,11 +62,21 @@ class Pose(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlPose",
-            display_name="Pose Hint",
-            category=HINTS,
+            display_name="Pose Hint (OpenPose, DWPose)",
+            category=POSE_HINTS,
             description="Find any number of people, then the key points of each, and draw them as the chosen model was trained "
             "with.",
-            search_aliases=["openpose", "dwpose", "vitpose", "skeleton", "keypoints", "preprocessor", "annotator"],
+            search_aliases=[
+                "openpose",
+                "dwpose",
+                "vitpose",
+                "skeleton",
+                "keypoints",
+                "pose estimation",
+                "pose video",
+                "preprocessor",
+                "annotator",
+            ],
             inputs=[
                 image_input(),
                 resolution_input(),
@@ -160,11 +170,11 @@ class DrawPose(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlDrawPose",
-            display_name="Draw Pose Hint",
-            category=HINTS,
+            display_name="Draw Pose Hint (OpenPose, DWPose)",
+            category=POSE_HINTS,
             description="Draw key points from any node as the chosen model was trained with. What was detected once can be "
             "drawn in every style.",
-            search_aliases=["openpose", "dwpose", "skeleton", "render pose", "keypoints"],
+            search_aliases=["openpose", "dwpose", "skeleton", "render pose", "keypoints", "draw pose"],
             inputs=[
                 POSE_KEYPOINT.Input(
                     "keypoints",

@@ -11,7 +11,7 @@ from ..preprocessors.boxes import CONFIDENCE, OVERLAP, Box, boxes
 from ..preprocessors.segment import segment
 from .host.annotators import annotator_stamp, check_annotator, list_annotators, make_annotated
 from .host.hint_output import note_black, show
-from .sockets import HINTS, image_input, resolution_input, schema
+from .sockets import REGIONS_HINTS, image_input, resolution_input, schema
 
 
 class Segment(io.ComfyNode):
@@ -22,10 +22,20 @@ class Segment(io.ComfyNode):
         return schema(
             node_id="NextControlSegment",
             display_name="Segmentation Hint",
-            category=HINTS,
+            category=REGIONS_HINTS,
             description="Paint everything in the colour that ADE20K has for its kind: sky, wall, tree, person and 146 more. "
             "Needs a segmentation network in models/annotators.",
-            search_aliases=["segmentation", "segment", "ade20k", "upernet", "segformer", "preprocessor", "annotator"],
+            search_aliases=[
+                "segmentation",
+                "segment",
+                "ade20k",
+                "upernet",
+                "segformer",
+                "semantic segmentation",
+                "mask",
+                "preprocessor",
+                "annotator",
+            ],
             inputs=[
                 image_input(),
                 resolution_input(),
@@ -62,8 +72,8 @@ class Boxes(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlBoxes",
-            display_name="Boxes Hint",
-            category=HINTS,
+            display_name="Boxes Hint (Bounding Boxes)",
+            category=REGIONS_HINTS,
             description="Find things and paint each as a filled box in the colour that CtrLoRA has for its kind: person, car, "
             "dog and 77 more. Needs a detection network in models/annotators.",
             search_aliases=["bbox", "bounding box", "object detection", "coco", "yolo", "preprocessor", "annotator"],

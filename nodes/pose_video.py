@@ -24,11 +24,11 @@ class AlignPose(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlAlignPose",
-            display_name="Align Pose",
+            display_name="Align Pose (Pose Video)",
             category=VIDEO,
             description="Bring the poses of a clip to the size and place of the person in a reference picture and draw them, "
             "the reference's own pose first: the hints for a ControlNeXt on SVD.",
-            search_aliases=["pose alignment", "retarget pose", "dwpose video", "mimicmotion", "svd"],
+            search_aliases=["pose alignment", "retarget pose", "dwpose video", "mimicmotion", "svd", "pose video", "dance"],
             inputs=[
                 POSE_KEYPOINT.Input(
                     "reference",
@@ -123,11 +123,18 @@ class PoseVideoConditioning(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlPoseVideoConditioning",
-            display_name="Pose Video Conditioning",
+            display_name="Pose Video Conditioning (SVD)",
             category=VIDEO,
             description="Prompts and an empty latent for an SVD clip that begins with a reference picture, with the numbers "
             "that ControlNeXt for SVD was published with. The clip is as long and as large as its hints.",
-            search_aliases=["svd", "img2vid", "image to video", "SVD_img2vid_Conditioning"],
+            search_aliases=[
+                "svd",
+                "img2vid",
+                "image to video",
+                "SVD_img2vid_Conditioning",
+                "pose video",
+                "stable video diffusion",
+            ],
             inputs=[
                 io.ClipVision.Input("clip_vision", tooltip="From Image Only Checkpoint Loader, of an SVD checkpoint."),
                 io.Image.Input(
@@ -203,12 +210,12 @@ class VideoWindows(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlVideoWindows",
-            display_name="Video Windows",
+            display_name="Video Windows (Long Video)",
             category=VIDEO,
             description="Let an SVD model make clips longer than it was trained for, in overlapping windows, as the published "
             "ControlNeXt does: in every window the first hint is the reference's. Memory is that of one window. Works with any "
             "sampler and with guidance that changes over the frames.",
-            search_aliases=["context windows", "long video", "sliding window", "svd"],
+            search_aliases=["context windows", "long video", "sliding window", "svd", "pose video", "stable video diffusion"],
             inputs=[
                 io.Model.Input("model", tooltip="An SVD model, before or after Apply ControlNeXt. It is not changed."),
                 io.Int.Input(

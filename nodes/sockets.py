@@ -23,8 +23,13 @@ POSE_KEYPOINT = io.Custom("POSE_KEYPOINT")
 """Key points in OpenPose's JSON shape, as ComfyUI's own SDPose nodes and comfyui_controlnet_aux exchange them."""
 
 
-HINTS = "NextControl/hints"
-"""The category of the hint nodes."""
+LINES_HINTS = "NextControl/hints/lines"
+"""The categories of the hint nodes; every word of a category has its Chinese in locales/zh/main.json."""
+DEPTH_HINTS = "NextControl/hints/depth"
+POSE_HINTS = "NextControl/hints/pose"
+COLOR_HINTS = "NextControl/hints/color"
+REGIONS_HINTS = "NextControl/hints/regions"
+EFFECTS_HINTS = "NextControl/hints/effects"
 VIDEO = "NextControl/video"
 """The category of the video nodes."""
 TRAINING = "NextControl/training"

@@ -24,11 +24,11 @@ class StackControl(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlStackControl",
-            display_name="Stack Control",
+            display_name="Stack Control (Multi-ControlNet)",
             category="NextControl/stack",
             description="Add a control with its hint, strength, range and mask to a stack. With strength 0 or an empty range "
             "its loader and its hint are not even run.",
-            search_aliases=["multi controlnet", "combine controls", "controlnet stack"],
+            search_aliases=["multi controlnet", "combine controls", "controlnet stack", "multiple controlnets"],
             inputs=[
                 io.MultiType.Input(
                     "control",
@@ -103,11 +103,17 @@ class ApplyControlStack(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlApplyStack",
-            display_name="Apply Control Stack",
+            display_name="Apply Control Stack (Multi-ControlNet)",
             category="NextControl/stack",
             description="Let several controls act together: ControlNeXts on the model, CtrLoRAs and native ControlNets on the "
             "prompts, CtrLoRAs of one base in one pass. Controls that are on the prompts already stay.",
-            search_aliases=["multi controlnet", "combine controls", "controlnet stack", "apply controlnet"],
+            search_aliases=[
+                "multi controlnet",
+                "combine controls",
+                "controlnet stack",
+                "apply controlnet",
+                "multiple controlnets",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="SD1.5, SDXL or SVD. It is not changed."),
                 io.Conditioning.Input("positive", tooltip="The positive prompt."),

@@ -25,7 +25,7 @@ class InspectFile(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="NextControlInspectFile",
-            display_name="Inspect Control File",
+            display_name="Inspect Control File (Model Info)",
             category="NextControl/files",
             description="Say what a weight file is, from its contents: family, variant, rank, conditions, size, types, "
             "metadata, and the node that loads it. The text appears on the node.",

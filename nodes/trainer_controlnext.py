@@ -50,7 +50,7 @@ class TrainControlNeXt(io.ComfyNode):
             description="Train a ControlNeXt of your own from pairs of pictures, for SVD of clips: a small module that reads "
             "the hint, and the part of the UNet that goes with it. Cancel saves the state; queue the same again to go on. The "
             "files go into models/controlnext, with states, numbers and previews beside them.",
-            search_aliases=["train controlnext", "train controlnet", "finetune", "control next"],
+            search_aliases=["train controlnext", "train controlnet", "finetune", "control next", "training", "fine-tune"],
             inputs=[
                 io.Model.Input("model", tooltip="An SD1.5, SDXL or SVD checkpoint, with LoRAs if you like. It is not changed."),
                 io.Vae.Input("vae", tooltip="The checkpoint's VAE. It leaves memory before the training."),

@@ -21,7 +21,7 @@ class DecodeVideo(io.ComfyNode):
             category=VIDEO,
             description="Decode an SVD clip of any length in chunks that fade into each other: memory is that of one chunk and "
             "of the result, and there are no seams. VAE Decode is as good where the whole clip fits into memory.",
-            search_aliases=["vae decode", "chunked decode", "svd"],
+            search_aliases=["vae decode", "chunked decode", "svd", "pose video", "stable video diffusion"],
             inputs=[
                 io.Latent.Input("samples", tooltip="Of an SVD clip, from a sampler."),
                 io.Vae.Input("vae", tooltip="From Image Only Checkpoint Loader, of an SVD checkpoint."),

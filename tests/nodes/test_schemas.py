@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -344,6 +345,20 @@ def test_names_are_plain(schema, node_id):
     assert schema.category == "NextControl" or schema.category.startswith("NextControl/")
 
 
+def test_the_tree_of_categories_is_flat_and_nothing_in_it_is_alone(pack_nodes):
+    counts = Counter(node.GET_SCHEMA().category for node in pack_nodes.values())
+    for category, count in counts.items():
+        assert category.count("/") <= 2, category
+        assert 2 <= count <= 8, (category, count)
+
+
+def test_every_word_of_a_category_is_chinese_in_the_chinese_page(pack_nodes):
+    words = {word for node in pack_nodes.values() for word in node.GET_SCHEMA().category.split("/")} - {"NextControl"}
+    chinese = json.loads((ROOT / "locales" / "zh" / "main.json").read_text(encoding="utf-8"))["nodeCategories"]
+    assert set(chinese) == words
+    assert all(re.search("[\u4e00-\u9fff]", text) for text in chinese.values())
+
+
 @node_ids
 def test_everything_has_a_text(schema):
     texts = [schema.description, *(spec.tooltip for spec in [*schema.inputs, *schema.outputs])]
@@ -380,6 +395,7 @@ def test_the_help_page_gives_ranges_and_defaults(schema, node_id, language):
 def test_the_help_page_has_no_node_that_is_not_there(language, pack_nodes):
     """Names in bold that look like a node's are one of ours."""
     titles = {entry["display_name"] for entry in read_locale(language).values()}
+    titles |= {re.split(r" \(|（", title)[0] for title in titles}  # without the other words that people search for
     for node_id in pack_nodes:
         page = help_page(node_id, language)
         bold = re.findall(r"\*\*([^*]+)\*\*", page)
