@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+COLORS = 3
 RESIDUAL_EPSILON = 1e-6  # GroupNorm inside residual blocks; stem and mid convolutions keep torch's 1e-5
 
 
@@ -54,6 +55,13 @@ class ControlNeXtConfig:
     def stride(self) -> int:
         """Pixels per control cell, with a padded stem."""
         return (2 if self.stem else 1) * (2 if self.has_stem_pool else 1) * 2 ** len(self.blocks)
+
+    def narrowed(self, factor: float) -> ControlNeXtConfig:
+        """The same with that multiple of the channels; colours in and control out are as they are."""
+        stem = tuple(round(factor * width) for width in self.stem)
+        widths = [(first if first == COLORS else round(factor * first), round(factor * last)) for first, last in self.blocks]
+        mid, features, time_width = (round(factor * width) for width in (self.mid, self.time_features, self.time_width))
+        return replace(self, stem=stem, blocks=tuple(widths), mid=mid, time_features=features, time_width=time_width)
 
 
 GENERATIONS = (
@@ -224,7 +232,7 @@ class ControlNeXt(nn.Module):
 
 def _build_stem(config: ControlNeXtConfig, padding: int, operations: Any, **factory: Any) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for i, (c_in, c_out) in enumerate(zip((3, *config.stem), config.stem, strict=False)):
+    for i, (c_in, c_out) in enumerate(zip((COLORS, *config.stem), config.stem, strict=False)):
         conv = operations.Conv2d(c_in, c_out, 3, stride=1 if i else 2, padding=padding if i else 1, **factory)
         layers += [conv, operations.GroupNorm(2, c_out, **factory), nn.ReLU()]
     if config.has_stem_pool:

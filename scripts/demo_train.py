@@ -3,6 +3,7 @@
     python3 scripts/demo_train.py pictures
     python3 scripts/demo_train.py autoencoder
     python3 scripts/demo_train.py model
+    python3 scripts/demo_train.py controls
     python3 scripts/demo_train.py measure
 
 Each ends by itself; --minutes stops it before, and a run that was stopped or killed goes on when it is started again.
@@ -15,7 +16,6 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from host import find_host
@@ -23,17 +23,20 @@ from host_library import import_host, import_pack
 from provide import SetupError, cache_home, say
 
 INSIDE = "NEXTCONTROL_DEMO_TRAIN_INSIDE"
-STEPS = {"pictures": 0, "autoencoder": 3000, "model": 5000, "measure": 0}
+STEPS = {"pictures": 0, "autoencoder": 2400, "model": 4000, "controls": 0, "measure": 0}
 
 
 def main(arguments: list[str]) -> int:
     """Parse, bring up the host's interpreter, and do one piece in it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("piece", choices=list(STEPS), help="what to do")
-    parser.add_argument("--steps", type=int, help="of the whole piece; default: 3000 (autoencoder), 5000 (model)")
+    parser.add_argument(
+        "--steps", type=int, help="of the whole piece; default: 2400 (autoencoder), 4000 (model), of each control its own"
+    )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after this time; default: at the end")
     parser.add_argument("--folder", type=Path, default=cache_home() / "demo-training", help="default: in the cache")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the processor; default: all")
+    parser.add_argument("--only", default="", metavar="NAME", help="one of the controls; default: all")
     parser.add_argument("--captions", type=int, default=48, help="pictures to measure; default: 48")
     parser.add_argument("--seed", type=int, default=1, help="of the measured pictures; default: 1")
     parser.add_argument("--comfyui", type=Path, help="an existing ComfyUI")
@@ -59,13 +62,16 @@ def run_piece(options: argparse.Namespace) -> None:
     prepare_pictures(options.folder)
     if options.piece == "pictures":
         return
-    with tempfile.TemporaryDirectory() as base:
-        import_host(options.comfyui, Path(base), is_cpu=True)
+    import_host(options.comfyui, options.folder / "comfyui", is_cpu=True)
     import_pack()
     if options.piece == "autoencoder":
         from demo_train_autoencoder import train_autoencoder
 
         train_autoencoder(options.folder, *extent)
+    elif options.piece == "controls":
+        from demo_train_controls import train_controls
+
+        train_controls(options.folder, options.minutes, options.steps, options.only)
     elif options.piece == "measure":
         from demo_train_measure import measure
 

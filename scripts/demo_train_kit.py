@@ -97,7 +97,7 @@ class Run:
         for parameter, gradient in zip(self.parameters, sums, strict=True):
             parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
-        self.optimizer.step(self._rate())
+        self.optimizer.step(self._rate(), pool.map)
         self.steps += 1
         if self.steps % FOLLOW_EVERY == 0:
             self._follow()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Part = tuple[Tensor, ...]
 
 STATE = "model_state.pt"
-BATCH, PART = 32, 8
+BATCH, PART = 32, 16
 """Rows of a step, and of the parts that threads take in turn."""
 LEARNING_RATE = 2e-3
 NO_TEXT = 0.1

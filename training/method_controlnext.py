@@ -29,6 +29,7 @@ MODULE, UNET = "module.", "unet."
 UNET_SUFFIX = "_unet"
 """Of the name of the file with the diffusion model's part."""
 UNET_PARTS = ("auto", "none", "to_out", "attn2_to_out", "all")
+WIDTHS = (0.25, 0.5, 1.0)
 PUBLISHED_PARTS: Mapping[Family, str] = {"sd15": "to_out", "sdxl": "attn2_to_out", "svd": "all"}
 """What the reference's trainers train of each family's UNet."""
 
@@ -49,6 +50,8 @@ class ControlNeXtOptions:
     """Multiple of the run's learning rate that the module has; the UNet's part has 1."""
     normalization: str = "cross"
     """Name, one of `NORMALIZATIONS`; "zero_convolution" adds the control as it is, through a convolution that starts at 0."""
+    width: float = 1.0
+    """Channels of the module as a multiple of the published ones, one of `WIDTHS`; less suits a model that is small itself."""
 
     def __post_init__(self) -> None:
         problems = list(self._problems())
@@ -62,6 +65,8 @@ class ControlNeXtOptions:
         for name, choices in (("unet_part", UNET_PARTS), ("normalization", NORMALIZATIONS)):
             if getattr(self, name) not in choices:
                 yield f"{name} ('{getattr(self, name)}') must be {' or '.join(choices)}"
+        if self.width not in WIDTHS:
+            yield f"width ({self.width}) must be {' or '.join(map(str, WIDTHS))}"
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> ControlNeXtOptions:
@@ -79,8 +84,9 @@ class ControlNeXtOptions:
         return settings_from(cls, values, "no option of controlnext")
 
     def to_json(self) -> str:
-        """All options as one JSON object."""
-        return json.dumps(dataclasses.asdict(self))
+        """All options as one JSON object; the usual width is left out, as in states from before there was another."""
+        values = dataclasses.asdict(self)
+        return json.dumps({name: value for name, value in values.items() if name != "width" or value != 1.0})
 
     def is_trained(self, name: str, family: Family) -> bool:
         """Whether a tensor of the UNet is trained.

@@ -32,7 +32,7 @@ VOCABULARY = "vocabulary"
 # SD1.5's topology, without what costs most on a processor: one residual block a level, not two, and no attention on the
 # finest of the four levels.
 UNET_CONFIG: dict[str, Any] = {
-    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 64, "channel_mult": [1, 2, 2, 2],
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 64, "channel_mult": [1, 2, 2, 1],
     "num_res_blocks": [1, 1, 1, 1], "transformer_depth": [0, 1, 1, 0], "transformer_depth_output": [0, 0, 1, 1, 1, 1, 0, 0],
     "transformer_depth_middle": 1, "context_dim": DEMO_TEXT_WIDTH, "use_spatial_transformer": True,
     "use_linear_in_transformer": False, "adm_in_channels": None, "use_temporal_attention": False, "legacy": False,

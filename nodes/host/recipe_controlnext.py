@@ -63,7 +63,8 @@ class ControlNeXtRecipe:
         unet: UNetModel = model.model.diffusion_model
         family = family_of(model)
         injection = INJECTIONS[VARIANTS[family]]
-        sizes = replace(GENERATIONS[injection.generation - 1], out=find_place(unet, injection.site).channels)
+        sizes = GENERATIONS[injection.generation - 1].narrowed(self.options.width)
+        sizes = replace(sizes, out=find_place(unet, injection.site).channels)
         network = start_module(sizes, self.options, config.seed, STEM_PADDING).to(model.load_device)
         names = trained_names(model, self.options, family)
         originals = {name: unet.get_parameter(name) for name in names}
@@ -92,6 +93,7 @@ class ControlNeXtRecipe:
             "scale": self.options.scale,
             "unet_part": self.options.unet_part,
             "control_rate_factor": self.options.control_rate_factor,
+            "width": self.options.width,
         }
 
 

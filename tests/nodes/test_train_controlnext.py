@@ -262,6 +262,20 @@ def test_other_options_are_another_run(base_folder, pairs, finished):
         run(base_folder, pairs, "done_sd15", steps=20, options={"scale": 0.5})
 
 
+def test_a_narrower_module_trains_and_its_file_reproduces(base_folder, pairs, narrow_modules):
+    with narrow_modules.context() as patch:
+        patch.setattr(recipe_controlnext, "GENERATIONS", GENERATIONS)
+        recipe, result = run(base_folder, pairs, "quarter", options={"width": 0.25}, steps=2)
+        config = recipe.built.network.config
+        assert config == replace(NARROW, time_features=32, time_width=64, out=config.out)
+        check_files("sd15", recipe, result)
+
+
+def test_the_usual_width_leaves_the_identity_of_older_states():
+    assert "width" not in ControlNeXtOptions().to_json()
+    assert '"width": 0.5' in ControlNeXtOptions(width=0.5).to_json()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_zero_convolution_starts_from_exactly_no_control_and_its_file_reproduces(base_folder, pairs, family):
     options = {"normalization": "zero_convolution", "scale": 0.5}

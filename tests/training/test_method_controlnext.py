@@ -234,6 +234,8 @@ def test_wrong_options_are_one_sentence():
         ControlNeXtOptions(scale=0.0, control_rate_factor=float("nan"))
     with pytest.raises(ValueError, match=r"unet_part \('to_q'\) must be auto or none or .*; normalization \('batch'\) must be"):
         ControlNeXtOptions(unet_part="to_q", normalization="batch")
+    with pytest.raises(ValueError, match=r"width \(0\.3\) must be 0\.25 or 0\.5 or 1\.0"):
+        ControlNeXtOptions(width=0.3)
     with pytest.raises(ValueError, match=r"speed is no option of controlnext; scale \('1'\) must be of the type float"):
         ControlNeXtOptions.from_values({"speed": 1, "scale": "1"})
     assert ControlNeXtOptions.from_values({"scale": 1, "unet_part": "none"}) == ControlNeXtOptions(unet_part="none")
