@@ -1,0 +1,112 @@
+"""The client of docs/http_api.md: the page shows it as it is, and a real ComfyUI does what it asks for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from real_server import ROOT, WORKFLOWS, small_graph
+
+CLIENT = ROOT / "docs" / "client.py"
+PAGE = ROOT / "docs" / "http_api.md"
+GALLERY = WORKFLOWS / "api" / "hints_gallery.json"
+RED = (255, 0, 0)
+
+
+def run_client(server, workflow: Path, *options: str | Path, address: str = "") -> subprocess.CompletedProcess[str]:
+    """As a user calls it, by an interpreter that knows the standard library alone."""
+    command = [sys.executable, "-I", "-S", CLIENT, workflow, "--server", address or server.address, *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def canny(server, tmp_path_factory) -> Path:
+    """LoadImage, one hint, SaveImage: small, and with one output only."""
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "astronaut.png"}, "_meta": {"title": "Picture"}},
+        "2": {
+            "class_type": "NextControlCanny",
+            "inputs": {"image": ["1", 0], "resolution": 128, "low_threshold": 100, "high_threshold": 200},
+            "_meta": {"title": "Edges"},
+        },
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}, "_meta": {"title": "Save"}},
+    }
+    path = tmp_path_factory.mktemp("client") / "canny.json"
+    path.write_text(json.dumps(graph), encoding="utf-8")
+    return path
+
+
+def refusal(server, workflow: Path, *options: str | Path) -> str:
+    """The one line that the client ends with; nothing is left in the queue."""
+    result = run_client(server, workflow, *options)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert not any(server.get_json("/queue").values())
+    return line
+
+
+def test_the_page_shows_the_client_as_it_is():
+    assert f"```python\n{CLIENT.read_text(encoding='utf-8')}```\n" in PAGE.read_text(encoding="utf-8")
+
+
+def test_a_shared_workflow_runs_on_an_uploaded_picture_and_its_results_are_fetched(server, tmp_path):
+    photo = tmp_path / "red photo.png"
+    Image.new("RGB", (96, 64), RED).save(photo)
+    graph = json.loads(GALLERY.read_text(encoding="utf-8"))
+    sizes = [f"{node}.resolution=64" for node in graph if "resolution" in graph[node]["inputs"]]
+    options = [text for size in sizes for text in ("--set", size)]
+    result = run_client(server, GALLERY, *options, "--image", f"LoadImage.image={photo}", "--output", tmp_path / "results")
+    assert result.returncode == 0, result.stderr
+    files = [Path(line) for line in result.stdout.splitlines() if line.endswith(".png")]
+    assert set(files) == set((tmp_path / "results").iterdir())
+    previews = {node for node in graph if graph[node]["class_type"] == "PreviewImage"}
+    assert {file.name.partition("_")[0] for file in files} >= previews
+    (palette,) = (file for file in files if file.name.startswith("7_"))
+    with Image.open(palette) as picture:
+        assert picture.size == (64, 64)
+        assert picture.convert("RGB").getextrema() == tuple((value, value) for value in RED)
+
+
+def test_an_input_is_set_by_class_and_title_and_progress_is_shown(server, canny, tmp_path):
+    options = ["--set", "NextControlCanny.resolution=192", "--set", "Save.filename_prefix=7", "--output", tmp_path / "one"]
+    result = run_client(server, canny, *options)
+    assert result.returncode == 0, result.stderr
+    (file,) = (tmp_path / "one").glob("3_*")  # Beside the preview of the hint node itself.
+    assert file.name.startswith("3_7_")
+    with Image.open(file) as picture:
+        assert min(picture.size) == 192
+    # The node itself, and how far it is.
+    assert {"NextControlCanny", "NextControlCanny 1/1"} <= set(result.stdout.splitlines())
+
+
+def test_a_wrong_input_is_named_in_one_line(server, canny):
+    line = refusal(server, canny, "--set", "NextControlCanny.resolution=-8")
+    assert line == "NextControlCanny (node 2): Value -8 smaller than min of 0: resolution"
+    assert "NextControlCanny (node 2)" in refusal(server, canny, "--set", "2.resolution=large")
+    assert refusal(server, canny, "--set", "Canny.resolution=8").startswith("'Canny.resolution' is none of LoadImage.image, ")
+
+
+def test_a_wrong_input_of_one_output_among_others_stops_them_all(server):
+    line = refusal(server, GALLERY, "--set", "NextControlJpeg.quality=1000")
+    assert line == "NextControlJpeg (node 16): Value 1000 bigger than max of 100: quality"
+
+
+def test_a_node_that_fails_says_why_in_one_line(server, tmp_path):
+    graph = small_graph(control_file="controlnext-sd15/broken.safetensors")
+    (server.base / "models" / "controlnext" / "controlnext-sd15" / "broken.safetensors").write_bytes(b"nothing")
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps(graph), encoding="utf-8")
+    line = refusal(server, path)
+    assert line.startswith("NextControlLoadControlNeXt (node 3): ")
+    assert "broken.safetensors" in line
+
+
+def test_no_server_and_no_file_are_one_line(server, canny, tmp_path):
+    result = run_client(server, canny, address="http://127.0.0.1:9")
+    assert result.returncode == 1
+    assert "refused" in result.stderr
+    assert "nowhere.json" in refusal(server, tmp_path / "nowhere.json")
