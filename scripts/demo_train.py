@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after this time; default: at the end")
     parser.add_argument("--folder", type=Path, default=cache_home() / "demo-training", help="default: in the cache")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the processor; default: all")
-    parser.add_argument("--only", default="", metavar="NAME", help="one of the controls; default: all")
+    parser.add_argument("--only", default="", metavar="NAME", help="train one of the controls; measure the controls alone")
     parser.add_argument("--captions", type=int, default=48, help="pictures to measure; default: 48")
     parser.add_argument("--seed", type=int, default=1, help="of the measured pictures; default: 1")
     parser.add_argument("--comfyui", type=Path, help="an existing ComfyUI")
@@ -64,6 +64,9 @@ def run_piece(options: argparse.Namespace) -> None:
         return
     import_host(options.comfyui, options.folder / "comfyui", is_cpu=True)
     import_pack()
+    from nextcontrol.nodes.host.folders import register_folders
+
+    register_folders()
     if options.piece == "autoencoder":
         from demo_train_autoencoder import train_autoencoder
 
@@ -73,9 +76,11 @@ def run_piece(options: argparse.Namespace) -> None:
 
         train_controls(options.folder, options.minutes, options.steps, options.only)
     elif options.piece == "measure":
-        from demo_train_measure import measure
+        from demo_train_measure import measure, measure_controls
 
-        measure(options.folder, options.captions, options.seed)
+        if not options.only:
+            measure(options.folder, options.captions, options.seed)
+        measure_controls(options.folder, options.captions // 4, options.seed)
     else:
         from demo_train_model import train_model
 

@@ -51,16 +51,19 @@ CONTROLS: Mapping[str, Control] = {
     BASE: Control(
         "ctrlora_base",
         ("canny", "palette", "pixel"),
-        {"steps": 1800, "batch_size": 16, "learning_rate": 3e-4, "ema_decay": 0.99},
+        {"steps": 1400, "batch_size": 16, "learning_rate": 5e-4, "ema_decay": 0.99},
     ),
     "demo_controlnext_canny": Control(
         "controlnext",
         ("canny",),
-        {"steps": 1200, "batch_size": 16, "learning_rate": 1e-4, "ema_decay": 0.99},
+        {"steps": 1200, "batch_size": 16, "learning_rate": 2e-4, "ema_decay": 0.99},
         {"scale": 1.0, "control_rate_factor": 10.0, "width": 0.5},
     ),
     "demo_ctrlora_grayscale": Control(
-        "ctrlora", ("grayscale",), {"steps": 600, "batch_size": 16, "learning_rate": 1e-3, "ema_decay": 0.99}, base=BASE
+        "ctrlora",
+        ("grayscale",),
+        {"steps": 400, "batch_size": 16, "learning_rate": 1e-3, "ema_decay": 0.99},
+        base=f"{BASE}.safetensors",
     ),
 }
 """By the name of the result, in the order in which they need one another."""
@@ -116,9 +119,10 @@ def _job(name: str, control: Control, total: int | None) -> dict[str, Any]:
     from nextcontrol.nodes.host.train_script import read_job
 
     folders = {condition: pairs_folder(condition) for condition in control.conditions}
+    training = {**COMMON, **control.training, **({"steps": total} if total else {})}
     given = {
         "method": control.method, "checkpoint": "demo", "name": name, "options": control.options, "base": control.base or None,
-        "training": {**COMMON, **control.training, **({"steps": total} if total else {})},
+        "training": training | {"warmup_steps": min(training["warmup_steps"], training["steps"] // 2)},
         "dataset": {"resolution": SIDE, "has_flip": True, "prompt_dropout": 0.3}
         | ({"folders": folders} if control.method == "ctrlora_base" else {"folder": folders[control.conditions[0]]}),
     }  # fmt: skip

@@ -149,7 +149,7 @@ def build_clip(weights: Mapping[str, Tensor], vocabulary: Tensor, source: Path) 
 
 def build_vae(weights: Mapping[str, Tensor], source: Path) -> Any:
     """The VAE of an autoencoder's weights; `source` is named in errors."""
-    network = DemoAutoencoder(comfy.ops.disable_weight_init).eval()
+    network = DemoAutoencoder(comfy.ops.disable_weight_init).eval().requires_grad_(requires_grad=False)
     _fill(network, weights, source)
     donor = AutoencoderKL(**_DONOR).state_dict()
     vae = comfy.sd.VAE(sd=donor, config={"params": _DONOR})
