@@ -15,6 +15,7 @@ from texts import texts_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
+PICTURES = DOCS / "pictures"
 LANGUAGES = ("en", "zh")
 
 # The public contract: id, inputs in order, optional ones marked with a star, defaults behind a sign; then the outputs.
@@ -409,10 +410,29 @@ def test_the_readme_lists_every_node(pack_nodes):
         assert f"| [{node.GET_SCHEMA().display_name}](web/docs/{node_id}.md) |" in readme
 
 
-def test_the_web_folder_holds_help_pages_only(pack_nodes):
+@node_ids
+def test_both_pages_of_a_node_show_the_same_picture_if_it_has_one(node_id):
+    """The panel puts the folder docs/ before the path of a picture, in whichever language the page is."""
+    has_picture = (PICTURES / f"{node_id}.jpg").is_file()
+    for language in LANGUAGES:
+        shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)|<img", help_page(node_id, language))
+        assert shown == [f"pictures/{node_id}.jpg"] * has_picture
+
+
+def test_the_pictures_are_small(pack_nodes):
+    sizes = {path.stem: path.stat().st_size for path in PICTURES.glob("*.jpg")}
+    assert len(sizes) >= 14
+    assert max(sizes.values()) < 45_000
+    assert sum(sizes.values()) < 1_200_000
+
+
+def test_the_web_folder_holds_help_pages_and_their_pictures_only(pack_nodes):
     """The page runs every script that it finds there."""
     pages = {DOCS / f"{node_id}.md" for node_id in pack_nodes} | {DOCS / node_id / "zh.md" for node_id in pack_nodes}
-    assert {path for path in (ROOT / "web").rglob("*") if path.is_file()} == pages
+    pictures = {PICTURES / f"{node_id}.jpg" for node_id in pack_nodes}
+    files = {path for path in (ROOT / "web").rglob("*") if path.is_file()}
+    assert pages <= files
+    assert files <= pages | pictures
 
 
 def test_english_texts_are_the_schemas(pack_nodes):
