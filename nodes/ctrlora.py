@@ -10,7 +10,7 @@ from .host.controlnext_file import NO_FILE, check_choice
 from .host.ctrlora_control import CtrLoRAControl
 from .host.ctrlora_hint import Posterior
 from .host.ctrlora_load import load_base, load_condition
-from .host.folders import CTRLORA_FOLDERS, find_file, fingerprint, list_files
+from .host.folders import CTRLORA_FOLDERS, file_options, find_file, fingerprint, list_files
 from .sockets import CTRLORA_BASE, schema
 
 POSTERIORS = ("mode", "sample")
@@ -31,7 +31,7 @@ class LoadCtrLoRABase(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "base_file",
-                    options=list_files(CTRLORA_FOLDERS),
+                    options=file_options(CTRLORA_FOLDERS),
                     tooltip="The base (ctrlora_sd15_basecn700k.ckpt), from models/ctrlora or models/controlnet. Training "
                     "checkpoints and full-parameter finetunes work as well.",
                 ),

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..models.injection import INJECTIONS
 from .host.controlnext_file import AUTO, NO_FILE, load_controlnext_file
-from .host.folders import CONTROLNEXT_FOLDERS, UNET_FOLDERS, find_file, fingerprint, list_files
+from .host.folders import CONTROLNEXT_FOLDERS, UNET_FOLDERS, file_options, find_file, fingerprint, list_files
 from .sockets import CONTROLNEXT, schema
 
 
@@ -27,7 +27,7 @@ class LoadControlNeXt(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "control_file",
-                    options=list_files(CONTROLNEXT_FOLDERS),
+                    options=file_options(CONTROLNEXT_FOLDERS),
                     tooltip="The control module (controlnet.safetensors of a release), from models/controlnext or "
                     "models/controlnet.",
                 ),

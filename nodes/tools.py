@@ -8,14 +8,14 @@ from comfy_api.latest import io, ui
 
 from ..models.extract import PARTS
 from .host.convert import KEEP, LAYOUTS, SAFETENSORS, TYPES, check_name, convert_file
-from .host.folders import CONTROL_FOLDERS, find_file, fingerprint, list_files
+from .host.folders import CONTROL_FOLDERS, file_options, find_file, fingerprint
 from .host.inspect_file import inspect_file, show_text
 from .sockets import schema
 
 
 def file_input(tooltip: str) -> io.Combo.Input:
     """The first input of both nodes."""
-    return io.Combo.Input("file", options=list_files(CONTROL_FOLDERS), tooltip=tooltip)
+    return io.Combo.Input("file", options=file_options(CONTROL_FOLDERS), tooltip=tooltip)
 
 
 class InspectFile(io.ComfyNode):

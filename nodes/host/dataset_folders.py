@@ -73,7 +73,8 @@ def find_folder(name: str, input_name: str = "folder") -> Path:
         if (root / relative).is_dir():
             check_inside(root / relative, dataset_roots(), name)
             return root / relative
-    raise FileNotFoundError(f"There is no folder '{name}' below ComfyUI's input/ or a place of {KIND}: put it there.")
+    other = "" if input_name == "pictures" else ", or let Make Pairs make one"
+    raise FileNotFoundError(f"There is no folder '{name}' below ComfyUI's input/ or a place of {KIND}: put it there{other}.")
 
 
 def find_pictures(name: str) -> Path:
@@ -122,7 +123,10 @@ def open_dataset(name: str, settings: DatasetSettings, shards: ShardSettings | N
         return PairDataset(name, folder, (), (), settings, _read_about(folder), packed, shards or ShardSettings())
     listing = find_pairs(folder, dataset_roots())
     if not listing.pairs:
-        raise ValueError(f"'{name}' holds no pair whose two pictures are there: look at its file names.")
+        raise ValueError(
+            f"'{name}' holds no pair whose two pictures are there: give hint and target the same file name in source/ and "
+            "target/, or let Make Pairs make the folder."
+        )
     return PairDataset(name, folder, listing.pairs, listing.orphans, settings, _read_about(folder), shards=shards)
 
 

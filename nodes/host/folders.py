@@ -15,6 +15,8 @@ CTRLORA_FOLDERS = ("ctrlora", "controlnet")
 CONTROL_FOLDERS = ("controlnext", "ctrlora", "controlnet", "diffusion_models")
 """Where any of these may lie."""
 OWN_FOLDERS = ("controlnext", "ctrlora")
+NO_FILE_YET = "no file yet"
+"""Begins what a combo shows where there is nothing to choose."""
 DEMO = Path(__file__).parents[2] / "demo"
 """What comes with the pack."""
 DEMO_FOLDERS = ("controlnext", "ctrlora", "controlnet")
@@ -41,11 +43,26 @@ def list_files(kinds: tuple[str, ...]) -> list[str]:
     return sorted(dict.fromkeys(names), key=shipped.__contains__)
 
 
+def file_options(kinds: tuple[str, ...]) -> list[str]:
+    """`list_files` for a combo that would be empty without a file.
+
+    The page shows nothing in an empty combo and leaves it out of what it sends, and the host then says that an input is
+    missing, not which file is.
+
+    Args:
+        kinds: Folder kinds.
+
+    Returns:
+        The names, or one that says where to put a file.
+    """
+    return list_files(kinds) or [f"{NO_FILE_YET}: put one into models/{kinds[0]}"]
+
+
 def find_file(name: str, kinds: tuple[str, ...]) -> Path:
     """The path of a file chosen in a combo.
 
     Args:
-        name: As listed by `list_files`, or with backslashes.
+        name: As listed by `list_files` or `file_options`, or with backslashes.
         kinds: Folder kinds, searched in this order.
 
     Returns:
@@ -58,9 +75,13 @@ def find_file(name: str, kinds: tuple[str, ...]) -> Path:
         path = folder_paths.get_full_path(kind, name.replace("\\", "/"))
         if path is not None:
             return Path(path)
+    places = [f"models/{kind}" for kind in kinds]
+    if name.startswith(NO_FILE_YET):
+        raise FileNotFoundError(
+            f"There is no weight file in {' or '.join(places)}: put one into {places[0]}, press R on the canvas and choose it."
+        )
     raise FileNotFoundError(
-        f"'{name}' is not in any of {', '.join(f'models/{kind}' for kind in kinds)}: "
-        f"put it into models/{kinds[0]} and choose it again."
+        f"'{name}' is not in any of {', '.join(places)}: put it into {places[0]}, press R on the canvas and choose it again."
     )
 
 

@@ -193,6 +193,38 @@ def test_a_missing_file_names_its_folder(base_folder, pack_nodes):
     assert pack_nodes["NextControlLoadControlNeXt"].validate_inputs(control_for(base_folder).name, "none") is True
 
 
+EMPTY = {
+    ("NextControlLoadControlNeXt", "control_file"): ("models/controlnext or models/controlnet", {"unet_file": "none"}),
+    ("NextControlLoadCtrLoRABase", "base_file"): ("models/ctrlora or models/controlnet", {}),
+    ("NextControlInspectFile", "file"): ("models/controlnext or models/ctrlora or models/controlnet or", {}),
+    ("NextControlConvertFile", "file"): ("models/controlnext or models/ctrlora or models/controlnet or", {"name": ""}),
+}
+
+
+@pytest.mark.parametrize(("node_id", "combo"), EMPTY)
+def test_a_combo_without_any_file_says_where_to_put_one(node_id, combo, pack_nodes, monkeypatch):
+    from nextcontrol.nodes.host import folders
+
+    monkeypatch.setattr(folders.folder_paths, "get_filename_list", lambda _: [])
+    node = pack_nodes[node_id]
+    (shown,) = next(spec for spec in node.define_schema().inputs if spec.id == combo).options
+    places, others = EMPTY[node_id, combo]
+    first = places.split(" ")[0]
+    assert shown == f"no file yet: put one into {first}"
+    answer = node.validate_inputs(**{combo: shown}, **others)
+    assert answer.startswith(f"There is no weight file in {places}")
+    assert answer.endswith(f"put one into {first}, press R on the canvas and choose it.")
+
+
+def test_no_combo_of_files_is_ever_empty(pack_nodes, monkeypatch):
+    from nextcontrol.nodes.host import folders
+
+    monkeypatch.setattr(folders.folder_paths, "get_filename_list", lambda _: [])
+    for node_id, node in pack_nodes.items():
+        for spec in node.define_schema().inputs:
+            assert getattr(spec, "options", True), (node_id, spec.id)
+
+
 def test_both_path_separators_find_a_file(base_folder):
     (folder(base_folder) / "sub").mkdir(exist_ok=True)
     save(base_folder, "sub/deep.safetensors", narrow_module())
