@@ -33,7 +33,6 @@ STAGES = ("fidelity", "new_condition", "parts", "normalization", "two", "cost")
 DOCUMENT = pack_root() / "docs" / "proof.md"
 KINDS = ("controlnext", "ctrlora", "controlnet")
 """Of model files, and folders in demo/ that bring some."""
-SHEET = ("ControlNeXt", "CtrLoRA", "CtrLoRA, palette", "ControlNet")
 
 
 def main(arguments: list[str]) -> int:
@@ -111,10 +110,9 @@ def _draw_sheet(world: World, path: Path) -> None:
     from prove_plots import SHOWN, draw_sheet
     from prove_sample import controls, draw
 
-    found = controls(world)
     rows = {"canny hint": world.hints["canny"], "palette hint": world.hints["palette"], "true picture": world.held_out.pictures}
-    rows["no control"] = draw(world, [], 0, count=SHOWN)
-    rows |= {name: draw(world, [found[name]], 0, count=SHOWN) for name in SHEET}
+    rows["no control"] = draw(world, [], 0, SHOWN)
+    rows |= {name: draw(world, [use], 0, SHOWN) for name, use in controls(world).items()}
     draw_sheet(rows, path)
 
 

@@ -47,17 +47,22 @@ def order(first: Sequence[float], second: Sequence[float], is_higher_better: boo
 
 
 def compared(
-    paper: str, names: tuple[str, str], first: Sequence[float], second: Sequence[float], condition: str = TIME
+    paper: str, names: tuple[str, str], first: Sequence[float], second: Sequence[float], condition: str = TIME, lead: str = ""
 ) -> Claim:
     """A claim that the first of two ways is the better one, as `condition` measures it."""
     title, is_higher_better = METRICS.get(condition, ("time of a step", False))
     verdict = order(first, second, is_higher_better)
     end = {1: "", 0: ": too near to tell", -1: ": the other way round"}[verdict]
-    return Claim(paper, verdict, f"{title}: {names[0]} {cell(first)}, {names[1]} {cell(second)}{end}.")
+    return Claim(paper, verdict, f"{_head(title, lead)}: {names[0]} {cell(first)}, {names[1]} {cell(second)}{end}.")
 
 
 def part_kept(
-    paper: str, whole: tuple[str, Sequence[float]], rest: tuple[str, Sequence[float]], none: Sequence[float], condition: str
+    paper: str,
+    whole: tuple[str, Sequence[float]],
+    rest: tuple[str, Sequence[float]],
+    none: Sequence[float],
+    condition: str,
+    lead: str = "",
 ) -> Claim:
     """A claim that the second way has the effect of the first, both against `none`."""
     start = statistics.mean(none)
@@ -68,7 +73,12 @@ def part_kept(
     verdict = 0 if not has_effect else 1 if share >= KEPT else 0 if share >= LOST else -1
     told = ", ".join(f"{name} {cell(values)}" for name, values in (whole, rest, ("no control", none)))
     end = f"{share:.0%} of the effect" if has_effect else "no effect to compare with"
-    return Claim(paper, verdict, f"{METRICS[condition].title}: {told}: {end}.")
+    return Claim(paper, verdict, f"{_head(METRICS[condition].title, lead)}: {told}: {end}.")
+
+
+def _head(title: str, lead: str) -> str:
+    told = f"{lead}, {title}" if lead else title
+    return told[0].upper() + told[1:]
 
 
 def cell(values: Sequence[float]) -> str:
@@ -90,6 +100,6 @@ def over_the_run(curves: Curves, condition: str) -> list[float]:
 def steps_to_follow(curves: Curves, condition: str, none: Sequence[float], best: float) -> int | None:
     """The first look at which the mean over the seeds has come half of the way, or None."""
     for place, (step, _) in enumerate(curves[0]):
-        if share_of_way(statistics.mean(values_at(curves, place, condition)), statistics.mean(none), best) >= HALF:
+        if share_of_way(condition, statistics.mean(values_at(curves, place, condition)), statistics.mean(none), best) >= HALF:
             return int(step)
     return None

@@ -63,6 +63,7 @@ def hint_error(found: Tensor, wanted: Tensor) -> Tensor:
     return (found - wanted).abs().mean((1, 2, 3))
 
 
-def share_of_way(value: float, none: float, best: float) -> float:
-    """How far a control gets: 0 as without it, 1 as near to the hint as the true pictures behind the autoencoder."""
-    return (value - none) / (best - none) if best != none else 0.0
+def share_of_way(condition: str, value: float, none: float, best: float) -> float:
+    """How far a control gets: 0 as without it or where there is no way, 1 as the true pictures behind the autoencoder."""
+    way = best - none if METRICS[condition].is_higher_better else none - best
+    return (value - none) / (best - none) if way > 0 else 0.0

@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from prove_claims import SAME, Claim, cell, compared, over_the_run, part_kept, steps_to_follow, values_at
+from prove_claims import SAME, VERDICTS, Claim, cell, compared, over_the_run, part_kept, steps_to_follow, values_at
 from prove_metrics import METRICS, share_of_way
+from prove_sample import CFG, SAMPLER
 from prove_stages import ADDED, NEW, STAGES
-from prove_train import DROPOUT, RATES
+from prove_train import BASE_CONDITIONS, DROPOUT, NEXT_FACTOR, RATES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,8 +31,9 @@ hand, and the numbers decide which sentence stands here.
   no control has seen to measure on. The diffusion model itself knows all of them: a name alone brings a picture near its own.
 * Trainings: the pack's trainer, {extent.steps} steps of {extent.batch} pairs and {extent.pairs:,} pairs in all unless said
   otherwise, {dropout:.0%} of the captions left out, AdamW at a constant rate: LoRA {rates[ctrlora]:g}, networks trained whole
-  {rates[controlnet]:g}, ControlNeXt {rates[controlnext]:g} and ten times that for its module. {seeds}
-* Pictures: ComfyUI's KSampler, euler, {extent.sampling_steps} steps, cfg 4, the name as the prompt.
+  {rates[controlnet]:g}, ControlNeXt {rates[controlnext]:g} and {factor:g} times that for its module. {seeds}
+* The base has learned {known}. The new condition, {new}, is not among them.
+* Pictures: ComfyUI's sampler, {sampler}, {extent.sampling_steps} steps, cfg {cfg:g}, the name as the prompt.
 * Edge F1: Canny edges of the result against those of the true picture, one pixel of tolerance; higher is better. Palette and
   grayscale error: mean absolute difference between the result's hint and the true picture's, from 0 to 1; lower is better. The
   hints are the pack's own.
@@ -45,6 +47,7 @@ def document(results: Mapping[str, Any], extent: Extent, command: str, about: Ma
     """The whole page from the results by stage; `about` has the counts of the data, `pairs` and `held_out`."""
     seeds = "One seed, so there is no spread." if extent.seeds == 1 else f"{extent.seeds} seeds, whose range is in parentheses."
     told = {"extent": extent, "command": command, "rates": RATES, "dropout": DROPOUT, "same": SAME, "seeds": seeds, **about}
+    told |= {"factor": NEXT_FACTOR, "known": ", ".join(BASE_CONDITIONS), "new": NEW, "sampler": SAMPLER, "cfg": CFG}
     lines, claims = [INTRODUCTION.format(**told)], []
     for number, (stage, (title, write)) in enumerate(SECTIONS.items(), 1):
         lines += ["", f"## {number}. {title}", ""]
@@ -54,7 +57,7 @@ def document(results: Mapping[str, Any], extent: Extent, command: str, about: Ma
         own, found = write(results[stage], extent)
         lines += [*own, "", *(f"* {claim.text}" for claim in found)]
         claims += found
-    unseen = [f"* {claim.paper} {claim.figures}" for claim in claims if claim.verdict < 1]
+    unseen = [f"* {VERDICTS[claim.verdict]}: {claim.paper}" for claim in claims if claim.verdict < 1]
     if claims and not unseen:
         unseen = ["* Every claim above shows here."]
     return "\n".join([*lines, "", "## What this small model does not show", "", *unseen, CLOSING]) + "\n"
@@ -104,7 +107,7 @@ def _exact_sentence(result: Mapping[str, Any]) -> str:
 def _follows(name: str, values: Any, none: Any, best: Mapping[str, float]) -> Claim:
     condition = _own(name)
     found, without = _numbers(values, condition), _numbers(none, condition)
-    part = share_of_way(statistics.mean(found), statistics.mean(without), best[condition])
+    part = share_of_way(condition, statistics.mean(found), statistics.mean(without), best[condition])
     claim = compared(f"{name}: pictures follow the hint.", ("with it", "without"), found, without, condition)
     return claim._replace(figures=f"{claim.figures} That is {part:.0%} of the way to the true pictures.")
 
@@ -129,7 +132,7 @@ def _reached(result: Mapping[str, Any], curves: Mapping[str, Any], condition: st
 def _sooner(paper: str, curves: Mapping[str, Any], one: str, other: str, condition: str) -> Claim:
     """By the mean over the whole run."""
     first, second = (over_the_run(curves[way], condition) for way in (one, other))
-    return compared(f"{paper} Mean over the run,", (NAMES[one], NAMES[other]), first, second, condition)
+    return compared(paper, (NAMES[one], NAMES[other]), first, second, condition, "mean over the run")
 
 
 def _new_condition(result: Mapping[str, Any], extent: Extent) -> Section:
@@ -139,10 +142,10 @@ def _new_condition(result: Mapping[str, Any], extent: Extent) -> Section:
     lines += ["", "![Grayscale error over the steps](images/proof_new_condition.png)", ""]
     lines.append(_reached(result, curves, NEW, extent.steps))
     sooner = "A LoRA on the base learns a new condition sooner than a ControlNet from scratch."
-    cheap = "The LoRA costs little against full finetuning: at the end"
+    cheap = "The LoRA costs little against full finetuning."
     return lines, [
         _sooner(sooner, curves, "ctrlora", "controlnet", NEW),
-        part_kept(cheap, (NAMES["finetune"], full), (NAMES["ctrlora"], lora), none, NEW),
+        part_kept(cheap, (NAMES["finetune"], full), (NAMES["ctrlora"], lora), none, NEW, "at the end"),
     ]
 
 
@@ -181,7 +184,7 @@ def _two(result: Mapping[str, Any], extent: Extent) -> Section:  # noqa: ARG001
         both = f"{one} + {other}"
         for name, condition in ((one, "canny"), (other, "palette")):
             single, double, none = (_numbers(v, condition) for v in (alone[name], together[both], result["none"]))
-            paper = f"{both}: each condition is followed as when it is alone."
+            paper = f"{both}: {condition} is followed as when it is alone."
             claims.append(part_kept(paper, (f"{name} alone", single), ("with the other", double), none, condition))
     return lines, claims
 
@@ -201,7 +204,7 @@ def _cost(result: Mapping[str, Any], extent: Extent) -> Section:
     saved = 1 - real["CtrLoRA LoRA"] / real["ControlNet"]
     figures = f"At SD1.5's size {real['CtrLoRA LoRA']:,} instead of {real['ControlNet']:,}: {saved:.1%} fewer."
     few = Claim("A new condition trains 90% fewer parameters than a ControlNet.", 1 if saved >= 0.895 else -1, figures)
-    pair = ("ControlNeXt", "ControlNet")
+    pair = ("ControlNeXt canny", "ControlNet canny")
     return lines, [
         few,
         compared("A step with ControlNeXt takes less time than one with ControlNet.", pair, *map(middle.get, pair)),

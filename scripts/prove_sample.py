@@ -9,7 +9,7 @@ from prove_metrics import measure
 from prove_train import NEXT, Training, is_shipped, load_base, train, trained_base
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from prove_world import World
     from torch import Tensor
@@ -43,25 +43,38 @@ def _measure(world: World, uses: Sequence[Use], seed: int) -> dict[str, float]:
     return measure(draw(world, uses, seed), world.hints, world.draw)
 
 
-def draw(world: World, uses: Sequence[Use], seed: int, steps: int | None = None, count: int | None = None) -> Tensor:
-    """Pictures (N, H, W, 3) from the captions of all held-out pictures or of the first, in one call of the host's sampler."""
-    import comfy.utils
+def draw(world: World, uses: Sequence[Use], seed: int, count: int | None = None) -> Tensor:
+    """Pictures (N, H, W, 3) from the captions of all held-out pictures, or of the first."""
     import torch
 
-    import nodes
+    with torch.inference_mode():
+        return world.models[2].decode(sample(world, uses, seed, world.extent.sampling_steps, count)).float().cpu()
 
-    comfy.utils.set_progress_bar_enabled(False)
-    model, _, vae = world.models
+
+def sample(
+    world: World,
+    uses: Sequence[Use],
+    seed: int,
+    steps: int,
+    count: int | None = None,
+    on_step: Callable[..., None] | None = None,
+) -> Tensor:
+    """Latents (N, 4, h, w) by one call of the host's sampler; `on_step` is called after each step."""
+    import comfy.sample
+    import torch
+
+    model, positive, negative = world.models[0], [[world.texts[1][:count], {}]], [[world.texts[0][-1:], {}]]
     pictures = world.held_out.pictures[:count]
     height, width = (side // FACTOR for side in pictures.shape[1:3])
-    latent = {"samples": torch.zeros(len(pictures), 4, height, width)}
     with torch.inference_mode():
-        positive, negative = [[world.texts[1][:count], {}]], [[world.texts[0][-1:], {}]]
         for use in uses:
             model, positive, negative = apply(world, use, model, positive, negative, count)
-        extent = (steps or world.extent.sampling_steps, CFG, SAMPLER, SCHEDULER)
-        drawn = nodes.KSampler().sample(model, seed, *extent, positive, negative, latent)[0]
-        return nodes.VAEDecode().decode(vae, drawn)[0].float().cpu()
+        empty = torch.zeros(len(pictures), 4, height, width)
+        noise = comfy.sample.prepare_noise(empty, seed)
+        return comfy.sample.sample(
+            model, noise, steps, CFG, SAMPLER, SCHEDULER, positive, negative, empty, callback=on_step, disable_pbar=True,
+            seed=seed,
+        )  # fmt: skip
 
 
 def apply(world: World, use: Use, model: Any, positive: Any, negative: Any, count: int | None = None) -> tuple[Any, Any, Any]:
@@ -134,10 +147,10 @@ def controls(world: World) -> dict[str, Use]:
     following = {"kind": "controlnext", "file": f"{NEXT}.safetensors", "unet": f"{NEXT}_unet.safetensors"}
     native = {"kind": "controlnet", "file": f"{NATIVE}.safetensors"}
     return {
-        "ControlNeXt": Use(following if has_next else _trained(world, "controlnext"), "canny"),
-        "CtrLoRA": Use(loras["canny"], "canny"),
-        "CtrLoRA, palette": Use(loras["palette"], "palette"),
-        "ControlNet": Use(native if is_shipped(world, "controlnet", NATIVE) else _trained(world, "controlnet"), "canny"),
+        "ControlNeXt canny": Use(following if has_next else _trained(world, "controlnext"), "canny"),
+        "CtrLoRA canny": Use(loras["canny"], "canny"),
+        "CtrLoRA palette": Use(loras["palette"], "palette"),
+        "ControlNet canny": Use(native if is_shipped(world, "controlnet", NATIVE) else _trained(world, "controlnet"), "canny"),
     }
 
 

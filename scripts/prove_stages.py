@@ -21,19 +21,19 @@ NEW = "grayscale"
 """The condition that the base has not seen."""
 METHODS = ("ctrlora", "finetune", "controlnet")
 """Ways to learn a new condition."""
-ADDED = {"CtrLoRA": "CtrLoRA, palette", "ControlNeXt": "CtrLoRA, palette"}
+ADDED = {"CtrLoRA canny": "CtrLoRA palette", "ControlNeXt canny": "CtrLoRA palette"}
 """Pairs of controls that act together, the first told by canny and the second by palette."""
 
 
 def run(world: World, stage: str, say: Callable[[str], None]) -> Result:
     """A proof, or what is kept of it, as `prove_report` reads it."""
     say(f"proof: {stage}")
-    return world.keeper.keep(f"stage_{stage}", asdict(world.extent), lambda: STAGES[stage](world))  # type: ignore[no-any-return]
+    return world.keeper.keep(f"stage_{stage}", asdict(world.extent), lambda: STAGES[stage](world))
 
 
 def kept(world: World, stage: str) -> Result | None:
     """A proof that is done already."""
-    return world.keeper.peek(f"stage_{stage}", asdict(world.extent))  # type: ignore[no-any-return]
+    return world.keeper.peek(f"stage_{stage}", asdict(world.extent))
 
 
 def _limits(world: World) -> Result:
@@ -59,7 +59,7 @@ def fidelity(world: World) -> Result:
     rows = [
         {"control": name, "strength": strength, "values": _by_seed(world, [use._replace(strength=strength)])}
         for name, use in found.items()
-        for strength in world.extent.strengths
+        for strength in map(float, world.extent.strengths)
     ]
     none = draw(world, [], 0)
     exact = {name: torch.equal(draw(world, [use._replace(strength=0.0)], 0), none) for name, use in found.items()}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NEXT = "demo_controlnext_canny"
+NEXT_FACTOR = CONTROLS[NEXT].options["control_rate_factor"]
 RATES = {
     "ctrlora": CONTROLS["demo_ctrlora_grayscale"].training["learning_rate"],
     "ctrlora_base": CONTROLS[BASE].training["learning_rate"],

@@ -72,8 +72,7 @@ class Keeper:
         """A kept result, computed if it is not there: what JSON can hold."""
         if self.peek(kind, settings) is None:
             path = self.folder / f"{self.name(kind, settings)}.json"
-            text = json.dumps(compute())
-            path.with_suffix(".draft").write_text(text, encoding="utf-8")
+            path.with_suffix(".draft").write_text(json.dumps(compute()), encoding="utf-8")
             path.with_suffix(".draft").replace(path)
         return self.peek(kind, settings)
 
@@ -195,7 +194,8 @@ def load_world(extent: Extent, work: Path, pictures: Path, model: Path) -> World
 
 
 def identity(models: tuple[Any, Any, Any], pairs: Part, held_out: Part, shipped: Path | None) -> str:
-    """A name for the model, the data and the controls that ship."""
+    """A name for the model, the data, the controls that ship and how they are trained."""
+    from demo_train_controls import CONTROLS, HINTS, RANK
     from nextcontrol.nodes.host.encoders import digest_of_weights, identity_of
 
     model, clip, vae = models
@@ -203,4 +203,4 @@ def identity(models: tuple[Any, Any, Any], pairs: Part, held_out: Part, shipped:
     files = sorted(shipped.glob("*/*.safetensors")) if shipped is not None else []
     controls = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     names = [identity_of(model), identity_of(clip.patcher), digest_of_weights(vae.first_stage_model.state_dict())]
-    return " ".join([*names, digest_of_weights(data), *held_out.captions, *controls])
+    return " ".join([*names, digest_of_weights(data), *held_out.captions, *controls, repr((CONTROLS, HINTS, RANK))])

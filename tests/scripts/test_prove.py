@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+from PIL import Image
 from prove_claims import compared, order, part_kept, steps_to_follow
 from prove_metrics import edge_f1, hint_error, share_of_way
 from prove_world import FULL, Extent, Keeper, Part, World
@@ -93,8 +94,12 @@ def world(models, base_folder, tmp_path_factory):
         yield World(models, Part(pictures[:6], words), Part(pictures[6:], ["cat", "sun"]), TINY, keeper)
 
 
+COLUMNS = {"strength": 2, "new_condition": 1, "parts": 4, "normalization": 1}
+"""Axes of each figure."""
+
+
 class Figure:
-    """Stands for matplotlib's where that is not installed: writes what it was given to draw."""
+    """Stands for matplotlib's where that is not installed: notes on which axes something is drawn."""
 
     def __init__(self, **_: Any) -> None:
         self.axes: list[MagicMock] = []
@@ -105,8 +110,8 @@ class Figure:
         return self.axes if count > 1 else self.axes[0]
 
     def savefig(self, path: Any, **_: Any) -> None:
-        """Text in the place of a picture."""
-        path.write_text(str([axis.mock_calls for axis in self.axes]), encoding="utf-8")
+        """As many columns as axes were drawn on."""
+        Image.new("RGB", (sum(bool(axis.mock_calls) for axis in self.axes), 1)).save(path)
 
 
 @pytest.fixture(scope="module")
@@ -138,14 +143,15 @@ def test_the_page_has_every_table_and_figure(page):
     figures = re.findall(r"\]\((images/proof_\w+\.png)\)", text)
     assert len(set(figures)) == 5
     for figure in figures:
-        assert (page.parent / figure).stat().st_size > 100
+        with Image.open(page.parent / figure) as picture:
+            assert picture.width in {COLUMNS.get(figure[13:-4]), *range(200, 2000)}
 
 
 def test_strength_0_is_no_control_and_strength_1_is_not(world, page):
     from prove_stages import kept
 
     found = kept(world, "fidelity")
-    assert set(found["exact"]) == {"ControlNeXt", "CtrLoRA", "CtrLoRA, palette", "ControlNet"}
+    assert set(found["exact"]) == {"ControlNeXt canny", "CtrLoRA canny", "CtrLoRA palette", "ControlNet canny"}
     assert all(found["exact"].values())
     assert all(found["moved"].values())
     assert "bit for bit those without a control" in page.read_text(encoding="utf-8")
@@ -241,9 +247,10 @@ def test_an_error_is_the_mean_difference_of_each_picture():
 
 
 def test_the_way_goes_from_no_control_to_the_true_pictures():
-    assert share_of_way(0.4, 0.2, 0.6) == pytest.approx(0.5)
-    assert share_of_way(0.1, 0.2, 0.05) == pytest.approx(2 / 3)
-    assert share_of_way(0.3, 0.2, 0.05) < 0
+    assert share_of_way("canny", 0.4, 0.2, 0.6) == pytest.approx(0.5)
+    assert share_of_way("palette", 0.1, 0.2, 0.05) == pytest.approx(2 / 3)
+    assert share_of_way("palette", 0.3, 0.2, 0.05) == pytest.approx(-2 / 3)
+    assert share_of_way("palette", 0.3, 0.2, 0.25) == share_of_way("canny", 0.3, 0.2, 0.2) == 0
 
 
 # Sentences
@@ -261,7 +268,7 @@ def test_sentences_follow_the_numbers():
     names = ("A", "B")
     assert compared("A is better.", names, [0.2], [0.4], "palette").text.startswith("**Shown.** A is better.")
     other = compared("A is better.", names, [0.4], [0.2], "palette")
-    assert other.text == "**Not shown.** A is better. palette error: A 0.400, B 0.200: the other way round."
+    assert other.text == "**Not shown.** A is better. Palette error: A 0.400, B 0.200: the other way round."
     assert compared("A is better.", names, [0.4], [0.2], "canny").verdict == 1
     assert "too near to tell" in compared("A is better.", names, [0.4, 0.2], [0.3, 0.1], "canny").text
 
