@@ -208,8 +208,9 @@ class CtrLoRAControl(ControlBase):
         unet = model.diffusion_model
         width = self.base.config.context_width
         if not isinstance(unet, UNetModel) or config.get("use_temporal_attention") or config.get("context_dim") != width:
+            made_for = f"text of width {width}{' (SD1.5)' * (width == 768)}"
             raise ValueError(
-                f"'{self.base.name}' is made for text of width {width}{' (SD1.5)' * (width == 768)} and the model is of the family "
+                f"'{self.base.name}' is made for {made_for} and the model is of the family "
                 f"{type(model.model_config).__name__} (text width {config.get('context_dim')}): load an SD1.5 checkpoint, or "
                 "the demo model for a control that was trained on it."
             )
