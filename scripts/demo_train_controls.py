@@ -51,18 +51,18 @@ CONTROLS: Mapping[str, Control] = {
     BASE: Control(
         "ctrlora_base",
         ("canny", "palette", "pixel"),
-        {"steps": 1400, "batch_size": 16, "learning_rate": 5e-4, "ema_decay": 0.99},
+        {"steps": 1100, "batch_size": 16, "learning_rate": 5e-4, "ema_decay": 0.99},
     ),
     "demo_controlnext_canny": Control(
         "controlnext",
         ("canny",),
-        {"steps": 1200, "batch_size": 16, "learning_rate": 2e-4, "ema_decay": 0.99},
+        {"steps": 900, "batch_size": 16, "learning_rate": 2e-4, "ema_decay": 0.99},
         {"scale": 1.0, "control_rate_factor": 10.0, "width": 0.5},
     ),
     "demo_ctrlora_grayscale": Control(
         "ctrlora",
         ("grayscale",),
-        {"steps": 400, "batch_size": 16, "learning_rate": 1e-3, "ema_decay": 0.99},
+        {"steps": 350, "batch_size": 16, "learning_rate": 1e-3, "ema_decay": 0.99},
         base=f"{BASE}.safetensors",
     ),
 }
