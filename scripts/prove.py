@@ -1,6 +1,6 @@
 """The papers' claims in small, on the demo model: trains, measures, and writes docs/proof.md with its figures.
 
-    python3 scripts/prove.py [--quick] [--stages NAMES] [--comfyui PATH]
+    python3 scripts/prove.py [--quick] [--seeds N] [--stages NAMES] [--comfyui PATH]
 
 Everything is done with the pack's own trainer, hints and nodes, on the pictures that the demo's controls were trained with.
 Controls that ship in demo/ are used where they fit. What is done is kept in a folder of the per-user cache: a run that was
@@ -14,6 +14,7 @@ import argparse
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ def main(arguments: list[str]) -> int:
     """Parse, bring up the host's interpreter, and prove in it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few steps, few pictures, one seed")
+    parser.add_argument("--seeds", type=int, help="of trainings and noise; default: 2, with --quick 1")
     parser.add_argument("--stages", default=",".join(STAGES), metavar="NAMES", help=f"some of {','.join(STAGES)}; default: all")
     parser.add_argument("--work", type=Path, default=cache_home() / "proof", help="where results are kept")
     parser.add_argument("--pictures", type=Path, default=cache_home() / "demo-training", help="of scripts/demo_train.py")
@@ -73,8 +75,10 @@ def _inside(options: argparse.Namespace, stages: Sequence[str]) -> None:
 
     prepare_pictures(options.pictures)
     register(options.model)
-    world = load_world(QUICK if options.quick else FULL, options.work, options.pictures, options.model)
-    command = "python3 scripts/prove.py" + (" --quick" if options.quick else "")
+    extent = QUICK if options.quick else FULL
+    extent = replace(extent, seeds=options.seeds or extent.seeds)
+    world = load_world(extent, options.work, options.pictures, options.model)
+    command = "python3 scripts/prove.py" + " --quick" * options.quick + (f" --seeds {options.seeds}" if options.seeds else "")
     prove(world, stages, options.document, command)
 
 
