@@ -16,7 +16,7 @@ from .hint_lines import Canny
 from .hint_pose import DrawPose, Pose
 from .hint_regions import Boxes, Segment
 from .host.folders import register_folders
-from .loaders import LoadControlNeXt
+from .loaders import LoadControlNeXt, LoadDemoModel
 from .pairs import CheckPairs, MakePairs, PairDatasetNode
 from .pose_video import AlignPose, PoseVideoConditioning, VideoWindows
 from .stack import ApplyControlStack, StackControl
@@ -30,6 +30,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     ApplyControlNeXt,
     LoadCtrLoRABase,
     LoadCtrLoRA,
+    LoadDemoModel,
     Canny,
     Depth,
     Normal,

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..models.injection import INJECTIONS
 from .host.controlnext_file import AUTO, NO_FILE, load_controlnext_file
+from .host.demo_model import load_demo_model
 from .host.folders import CONTROLNEXT_FOLDERS, UNET_FOLDERS, file_options, find_file, fingerprint, list_files
 from .sockets import CONTROLNEXT, schema
 
@@ -88,3 +89,30 @@ class LoadControlNeXt(io.ComfyNode):
         cls, control_file: str, unet_file: str, variant: str, unet_weights: str, stem_padding: str = AUTO
     ) -> io.NodeOutput:
         return io.NodeOutput(load_controlnext_file(control_file, unet_file, variant, unet_weights, stem_padding))
+
+
+class LoadDemoModel(io.ComfyNode):
+    """The files in demo/ to `MODEL`, `CLIP` and `VAE`."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NextControlLoadDemoModel",
+            display_name="Load Demo Model",
+            category="NextControl",
+            description="A demo: a tiny text-to-image model that comes with NextControl, to try controls and training on a "
+            "laptop without downloads. It draws 128x128 emoji of things that it was trained on and replaces no real model.",
+            search_aliases=["demo", "demo checkpoint", "tiny model", "test model", "example model"],
+            inputs=[],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="A UNet of SD1.5's kind with 6.5 million parameters."),
+                io.Clip.Output(
+                    display_name="clip", tooltip="Its text encoder. Prompts are names of things, such as red apple."
+                ),
+                io.Vae.Output(display_name="vae", tooltip="Its autoencoder: 8 pixels to a latent cell, 4 channels."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(*load_demo_model())

@@ -56,8 +56,8 @@ CONTROLS: Mapping[str, Control] = {
     "demo_controlnext_canny": Control(
         "controlnext",
         ("canny",),
-        {"steps": 900, "batch_size": 16, "learning_rate": 2e-4, "ema_decay": 0.99},
-        {"scale": 1.0, "control_rate_factor": 10.0, "width": 0.5},
+        {"steps": 800, "batch_size": 12, "learning_rate": 2e-4, "ema_decay": 0.99},
+        {"scale": 1.0, "control_rate_factor": 10.0, "width": 0.25},
     ),
     "demo_ctrlora_grayscale": Control(
         "ctrlora",

@@ -68,8 +68,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """Of its own for each process of a run; the next run writes over what a killed one left."""
-    return path.with_name(f".{path.name}.{os.environ.get('RANK', '0')}.part")
+    """Of its own for each process, of one run or of several that share a folder, on one machine or on several."""
+    return path.with_name(f".{path.name}.{os.environ.get('RANK', '0')}.{os.getpid()}.part")
 
 
 def put_in_place(temporary: Path, path: Path) -> None:

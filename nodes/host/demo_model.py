@@ -156,8 +156,8 @@ def build_vae(weights: Mapping[str, Tensor], source: Path) -> Any:
     vae.first_stage_model = network.to(vae.vae_dtype)
     old = vae.patcher
     vae.patcher = ModelPatcher(network, load_device=old.load_device, offload_device=old.offload_device)
-    vae.size = None
-    vae.model_size()
+    # What `VAE.model_size()` gives, which ComfyUI 0.3.52 does not have.
+    vae.size = comfy.model_management.module_size(network)
     return vae
 
 

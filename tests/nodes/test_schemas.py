@@ -40,6 +40,7 @@ CONTRACT = {
         ("base:CTRLORA_BASE lora_file:COMBO lora_strength:FLOAT=1.0 *condition:STRING= *posterior:COMBO=mode *seed:INT=0"),
         "control_net:CONTROL_NET",
     ),
+    "NextControlLoadDemoModel": ("", "model:MODEL clip:CLIP vae:VAE"),
     "NextControlCanny": (
         "image:IMAGE resolution:INT=512 low_threshold:INT=100 high_threshold:INT=200 *thresholds:COMBO=fixed",
         "hint:IMAGE",

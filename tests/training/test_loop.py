@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from nextcontrol.training import checkpoint
 from nextcontrol.training.checkpoint import State, StateStore, write_tensors
 from nextcontrol.training.loop import Hooks, OutOfMemoryError
 from nextcontrol.training.trainer import DivergedError
@@ -231,6 +233,22 @@ def test_a_break_within_an_update_leaves_the_state_before(tmp_path, pairs, whole
     assert again.trainer.step == 6
     again.train()
     assert_same(again, whole)
+
+
+def test_two_processes_write_one_file_at_once(tmp_path, monkeypatch):
+    path, save, process = tmp_path / "a.safetensors", checkpoint.save_file, os.getpid()
+
+    def save_while_another_does(tensors, temporary, metadata):
+        save(tensors, temporary, metadata)
+        if os.getpid() == process:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(os, "getpid", lambda: process + 1)
+                write_tensors(path, {"x": torch.zeros(10)}, {})
+
+    monkeypatch.setattr(checkpoint, "save_file", save_while_another_does)
+    write_tensors(path, {"x": torch.ones(10)}, {})
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert load_file(path)["x"].sum() == 10
 
 
 def test_a_file_is_replaced_and_never_written_into(tmp_path):
