@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,10 @@ def refusal(server, workflow: Path, *options: str | Path) -> str:
     result = run_client(server, workflow, *options)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
-    assert not any(server.get_json("/queue").values())
+    end = time.monotonic() + 20
+    while any(server.get_json("/queue").values()):  # What is stopped ends at its next step.
+        assert time.monotonic() < end
+        time.sleep(0.05)
     return line
 
 
@@ -103,6 +107,23 @@ def test_a_node_that_fails_says_why_in_one_line(server, tmp_path):
     line = refusal(server, path)
     assert line.startswith("NextControlLoadControlNeXt (node 3): ")
     assert "broken.safetensors" in line
+
+
+def test_a_whole_that_is_no_workflow_is_refused_in_one_line(server, tmp_path):
+    node = {"class_type": "NotThere", "inputs": {}, "_meta": {"title": "x"}}
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps({"1": node}), encoding="utf-8")
+    assert "NotThere" in refusal(server, path)
+    path.write_text(json.dumps({"1": {**node, "class_type": "NextControlCanny"}}), encoding="utf-8")
+    assert "no outputs" in refusal(server, path)
+
+
+def test_captions_are_uploaded_beside_the_pictures(server):
+    # As the page says: any file goes under the name `image`, into a folder of `input/`.
+    parts = ['"image"; filename="cat.txt"\r\n\r\na cat', '"subfolder"\r\n\r\nuploads/cats']
+    body = "".join(f"--edge\r\nContent-Disposition: form-data; name={part}\r\n" for part in parts) + "--edge--\r\n"
+    server.fetch("/upload/image", body.encode(), "multipart/form-data; boundary=edge")
+    assert (server.base / "input" / "uploads" / "cats" / "cat.txt").read_text(encoding="utf-8") == "a cat"
 
 
 def test_no_server_and_no_file_are_one_line(server, canny, tmp_path):
