@@ -140,7 +140,7 @@ def test_ranks_may_differ_from_layer_to_layer(load):
         padded[up] = padded[up] * (torch.arange(8) < 3)
     mixed_control, padded_control = load("mixed", None, published(mixed)), load("padded", None, published(padded))
     for one, other in zip(results(mixed_control), results(padded_control), strict=True):
-        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(one, other, rtol=1e-4, atol=5e-4)
     assert_different(mixed_control, load("apart", None, published(condition_weights())))
 
 
@@ -359,7 +359,7 @@ def test_code_in_a_pickle_is_refused_and_never_run(as_torch, load, base_folder, 
 
 
 def test_a_missing_file_names_its_folder(load, pack_nodes):
-    sentence = r"'absent.ckpt' is not in any of models/ctrlora, models/controlnet: put it into models/ctrlora and choose it"
+    sentence = r"'absent.ckpt' is not in any of models/ctrlora, models/controlnet: put it into models/ctrlora, press R on the canvas and choose it"
     for slots in (("absent.ckpt", "none"), (None, "absent.ckpt")):
         with pytest.raises(FileNotFoundError, match=sentence):
             load("apart", *slots)
@@ -412,7 +412,7 @@ def test_a_vae_without_a_posterior_cannot_be_sampled(base_folder, pack_nodes):
 @pytest.mark.parametrize("family", ["sd15", "sdxl", "svd"])
 def test_a_model_of_another_text_width_or_family_is_refused(family, load):
     width = {"sd15": 768, "sdxl": 2048, "svd": 1024}[family]
-    sentence = rf"text of width 96 \(SD1.5\) and the model is of the family \w+ \(text width {width}\): load an SD1.5"
+    sentence = rf"text of width 96 and the model is of the family \w+ \(text width {width}\): load an SD1.5"
     with pytest.raises(ValueError, match=sentence):
         start(load("clean"), narrow_model(family), vae=GivenLatents("hint_latent"))
 
