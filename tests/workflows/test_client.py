@@ -71,7 +71,7 @@ def test_a_shared_workflow_runs_on_an_uploaded_picture_and_its_results_are_fetch
     assert {file.name.partition("_")[0] for file in files} >= previews
     (palette,) = (file for file in files if file.name.startswith("7_"))
     with Image.open(palette) as picture:
-        assert picture.size == (64, 64)
+        assert min(picture.size) == 64
         assert picture.convert("RGB").getextrema() == tuple((value, value) for value in RED)
 
 
