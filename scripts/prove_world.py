@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from provide import say
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
@@ -147,6 +149,7 @@ class World:
         def compute() -> Tensor:
             import torch
 
+            say(f"encoding {condition or 'pictures'}")
             encoder = HostPictures(self.models[2])
             given = self._mirrored() if not condition else self.pixels(condition).split(CHUNK)
             scale = self.models[0].model.latent_format.scale_factor
