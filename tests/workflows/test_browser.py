@@ -7,6 +7,7 @@ import os
 import shutil
 
 import pytest
+from node_search import search
 from real_server import JOB_SECONDS, NAMES, SD15, WORKFLOWS, api_workflow, cancel, wait
 
 pytestmark = pytest.mark.browser
@@ -27,6 +28,13 @@ DROP = """([text, name]) => {
         canvas.dispatchEvent(new DragEvent(type, {dataTransfer: files, bubbles: true, cancelable: true}));
 }"""
 MILLISECONDS = 60_000
+# Whether the nodes of the pack that the library lists are these.
+FOUND = """wanted => {
+    const leaves = [...document.querySelectorAll('.node-lib-node-container')].map(leaf => leaf.innerText.trim());
+    const ours = Object.values(LiteGraph.registered_node_types).filter(type => type.comfyClass?.startsWith('NextControl'));
+    const found = ours.map(type => type.title).filter(title => leaves.includes(title)).sort();
+    return JSON.stringify(found) === JSON.stringify(wanted);
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -118,4 +126,26 @@ def test_the_readout_of_a_stack_appears_on_its_node(page, server):
     (text,) = (text for text in texts if "ControlNeXt" in text)
     assert "CtrLoRA" in text
     assert "%" in text
+    check_quiet(page)
+
+
+def test_the_node_library_finds_what_people_type_and_shows_the_help_with_its_picture(page, server):
+    about = server.get_json("/object_info").items()
+    names = {node_id: node["display_name"] or node_id for node_id, node in about}
+    page.keyboard.press("Escape")
+    page.errors.clear()
+    page.evaluate("() => app.extensionManager.command.execute('Workspace.ToggleSidebarTab.node-library')")
+    box = page.locator(".node-lib-search-box input")
+    for words in ("train controlnet", "reference colors", "openpose", "edges"):
+        box.fill(words)
+        ours = {names[node_id] for node_id in search(words, names) if node_id.startswith("NextControl")}
+        assert ours
+        page.wait_for_function(FOUND, arg=sorted(ours), polling=100, timeout=MILLISECONDS)
+    leaf = page.locator(".node-lib-node-container", has_text="Canny Hint (Edges)")
+    leaf.hover()
+    leaf.locator(".help-button").click()
+    picture = page.locator(".node-help-content img")
+    picture.wait_for(timeout=MILLISECONDS)
+    page.wait_for_function("() => document.querySelector('.node-help-content img').naturalWidth === 520", polling=100)
+    page.evaluate("() => app.extensionManager.command.execute('Workspace.ToggleSidebarTab.node-library')")
     check_quiet(page)
