@@ -207,7 +207,7 @@ def _cost(result: Mapping[str, Any], extent: Extent) -> Section:
     pair = ("ControlNeXt canny", "ControlNet canny")
     return lines, [
         few,
-        compared("A step with ControlNeXt takes less time than one with ControlNet.", pair, *map(middle.get, pair)),
+        compared("A step with ControlNeXt takes less time than one with ControlNet.", pair, middle[pair[0]], middle[pair[1]]),
     ]
 
 

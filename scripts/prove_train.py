@@ -155,10 +155,12 @@ class Starter:
         from nextcontrol.training.method_controlnext import ControlNeXtOptions
 
         self.world, self.training = world, training
-        self.base = load_base(world, base_name(world, training.base)) if training.method in {"ctrlora", "finetune"} else None
+        self.base: Any = (
+            load_base(world, base_name(world, training.base)) if training.method in {"ctrlora", "finetune"} else None
+        )
         options = {**CONTROLS[NEXT].options, "normalization": training.normalization}
         make: dict[str, Any] = {
-            "ctrlora": lambda: CtrLoRARecipe(self.base, training.rank),
+            "ctrlora": lambda base=self.base: CtrLoRARecipe(base, training.rank),
             "ctrlora_base": lambda: CtrLoRABaseRecipe(BASE_CONDITIONS, training.rank, "proof/base"),
             "controlnet": ControlNetRecipe,
             "controlnet_vae": lambda: ControlNetRecipe("vae"),
@@ -203,7 +205,7 @@ class Starter:
         if self.training.method == "controlnet":
             return {"kind": "controlnet", "file": main}
         if self.training.method == "ctrlora":
-            return {"kind": "ctrlora", "base": self.base.name, "file": main}  # type: ignore[union-attr]
+            return {"kind": "ctrlora", "base": self.base.name, "file": main}
         loras = dict(zip(BASE_CONDITIONS, others, strict=True)) if others else {}
         return {"kind": "ctrlora", "base": main, "file": "none", **loras}
 
