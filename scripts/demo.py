@@ -1,51 +1,45 @@
-"""The main job, from nothing: a photo through our nodes, ComfyUI's sampler and its HTTP API.
+"""The main job, from nothing: controls on the demo model, through ComfyUI's sampler and its HTTP API, in under two minutes.
 
     python3 scripts/demo.py
 
-sets up a private ComfyUI on the first run (see host.py), starts it without a window, and writes the photo, its hint and the
-result to demo_output/. With your own files:
+sets up a private ComfyUI on the first run (see host.py), starts it without a window, queues the demo workflows of workflows/,
+trains a new condition in a minute, and writes a contact sheet to demo_output/. The same on SD1.5, with your own files:
 
-    python3 scripts/demo.py --checkpoint sd15.safetensors --controlnext controlnet.safetensors --unet unet.safetensors
+    python3 scripts/demo.py --checkpoint sd15.safetensors --ctrlora-base base.ckpt --ctrlora-canny canny.ckpt
+
+What no file is given for is left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from demo_checkpoint import CHECKPOINT, CONTROL, ROOT, UNET, demo_models, link_file
-from demo_job import Graph, fetch_pictures, read_workflow, run_job, set_inputs
+from demo_graph import CONTROLS
+from demo_job import fetch_pictures, run_job
+from demo_plan import TRAINING, Job, plan
+from demo_sheet import write_sheet
 from host import find_host
 from host_client import ServerError
-from host_server import Server
+from host_server import Server, link_file
+from private_host import ROOT
 from provide import SetupError, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from host import Host
+    from demo_sheet import Row
 
-WORKFLOW = ROOT / "workflows" / "api" / "controlnext_sd15_canny.json"
-PHOTO = ROOT / "demo" / "astronaut.png"
 SHEET = "contact_sheet.jpg"
-# The option, the input of a workflow that it fills, and where its file goes below models/. A folder for each: files of
-# different kinds often have the same name.
-MODELS = (
-    ("checkpoint", "ckpt_name", "checkpoints", ""),
-    ("controlnext", "control_file", "controlnext", "control/"),
-    ("unet", "unet_file", "controlnext", "unet/"),
-)
-# Random weights gain nothing from size and patience: a small picture in few steps, and a control that can be seen.
-SMALL = {"resolution": 256, "steps": 10, "strength": 2.0}
-RANDOM = (
-    "The weights are random, because no trained model comes with the pack: the picture shows that photo, hint, control and "
-    "sampler work together, not what a trained control draws. Give real files with --checkpoint, --controlnext and --unet."
+ABOUT = (
+    "The demo model draws small emoji and is here to show that the controls work. The same on SD1.5: --checkpoint, with the "
+    "control files that you have; see --help."
 )
 
 
@@ -72,13 +66,17 @@ class Stopwatch:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a checkpoint of your own; default: random weights")
-    parser.add_argument("--controlnext", type=Path, metavar="FILE", help="a ControlNeXt module of your own")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="an SD1.5 checkpoint; default: the demo model")
+    parser.add_argument("--controlnext", type=Path, metavar="FILE", help="a ControlNeXt module for edges")
     parser.add_argument("--unet", type=Path, metavar="FILE", help="the UNet weights that belong to it")
-    parser.add_argument("--workflow", type=Path, metavar="FILE", default=WORKFLOW, help="a workflow, in API format")
-    parser.add_argument("--image", type=Path, metavar="FILE", default=PHOTO, help="the photo; default: demo/astronaut.png")
-    parser.add_argument("--prompt", help="text in place of the workflow's prompt")
-    parser.add_argument("--seed", type=int, help="in place of the workflow's")
+    parser.add_argument("--ctrlora-base", type=Path, metavar="FILE", help="a CtrLoRA base; the training starts from it too")
+    parser.add_argument("--ctrlora-canny", type=Path, metavar="FILE", help="a CtrLoRA for edges")
+    parser.add_argument("--ctrlora-palette", type=Path, metavar="FILE", help="a CtrLoRA for colours")
+    parser.add_argument("--no-training", action="store_true", help="leave the live training out")
+    parser.add_argument("--workflow", type=Path, metavar="FILE", help="run this one instead: any workflow for SD1.5")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="take the hints from this picture")
+    parser.add_argument("--prompt", help="draw this")
+    parser.add_argument("--seed", type=int, help="in place of the workflows'")
     parser.add_argument("--comfyui", type=Path, metavar="FOLDER", help="a ComfyUI of your own; default: a private one")
     parser.add_argument("--python", type=Path, metavar="FILE", help="the Python that runs it")
     parser.add_argument("--output", type=Path, metavar="FOLDER", default=Path("demo_output"), help="default: demo_output")
@@ -87,108 +85,77 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Refuse what cannot work, before anything is set up.
+    """Refuse files that are not there, before anything is set up.
 
     Raises:
-        SetupError: A file is missing, or the workflow needs one that is not given.
+        SetupError: Naming the first.
     """
-    for name in ("checkpoint", "controlnext", "unet", "image"):
+    for name in ("checkpoint", *(control.option for control in CONTROLS), "image"):
         path = getattr(options, name)
         if path is not None and not path.is_file():
-            message = f"--{name} '{path}' does not exist: give the path of a file."
+            message = f"--{name.replace('_', '-')} '{path}' does not exist: give the path of a file."
             raise SetupError(message)
-    if options.checkpoint and not options.controlnext:
-        message = "--checkpoint needs --controlnext: the demo's own control has random weights and would spoil the picture."
-        raise SetupError(message)
 
 
-def is_random(options: argparse.Namespace) -> bool:
-    """Whether the checkpoint is the demo's."""
-    return options.checkpoint is None
-
-
-def prepare(graph: Graph, options: argparse.Namespace) -> None:
-    """Adapt a workflow to the command line."""
-    if is_random(options):
-        for name, value in SMALL.items():
-            set_inputs(graph, name, value)
-    if options.seed is not None:
-        set_inputs(graph, "seed", options.seed)
-        set_inputs(graph, "noise_seed", options.seed)
-    if options.prompt is not None:
-        texts = {node["inputs"]["positive"][0] for node in graph.values() if "positive" in node["inputs"]}
-        for node in texts & graph.keys():
-            set_inputs({node: graph[node]}, "text", options.prompt, ("CLIPTextEncode",))
-    if options.image != PHOTO:
-        set_inputs(graph, "image", options.image.name, ("LoadImage",))
-
-
-def add_models(server: Server, graph: Graph, options: argparse.Namespace) -> None:
-    """Put the weights where the workflow asks for them, or make it ask for them where they are.
-
-    Raises:
-        ServerError: The workflow needs other files than the demo has.
-    """
-    own = dict(zip(("checkpoint", "controlnext", "unet"), (CHECKPOINT, CONTROL, UNET), strict=True))
-    folder = demo_models(server.host) if is_random(options) else None
-    for option, name, kind, inside in MODELS:
-        path: Path | None = getattr(options, option)
+def add_files(server: Server, options: argparse.Namespace) -> None:
+    """Put the user's files where the workflows look for them, and the pictures that any of them asks for."""
+    if options.checkpoint:
+        server.add_model("checkpoints", options.checkpoint)
+    for control in CONTROLS:
+        path: Path | None = getattr(options, control.option)
         if path is not None:
-            link_file(path, server.base / "models" / kind / inside / path.name)
-            set_inputs(graph, name, f"{inside}{path.name}")
-        elif folder is not None and (option != "unet" or options.controlnext is None):
-            link_file(folder / own[option], server.base / "models" / own[option])
-            set_inputs(graph, name, own[option].partition("/")[2])
-        elif option == "unet":
-            set_inputs(graph, name, "none")
+            link_file(path, server.base / "models" / control.folder / control.option / path.name)
+    pictures = sorted((ROOT / "demo").glob("*.png")) if options.workflow else []
+    for picture in [*pictures, *filter(None, [options.image])]:
+        server.upload_image(picture)
 
 
-def make_sheet(host: Host, folder: Path, photo: Path, pictures: list[tuple[str, Path]]) -> Path:
-    """Photo and pictures side by side.
+def run_row(server: Server, job: Job, folder: Path) -> Row:
+    """Queue the workflows of a row one after the other and fetch what they show.
 
     Returns:
-        The sheet.
-
-    Raises:
-        SetupError: It cannot be drawn.
+        The row of the sheet. What several workflows share is computed once by ComfyUI, and shown once.
     """
-    shown = [("Photo", photo), *((title, path) for title, path in pictures if path.suffix in {".png", ".jpg", ".webp"})]
-    command = [str(host.python), "-B", str(ROOT / "scripts" / "demo_sheet.py"), str(folder / SHEET)]
-    for title, path in shown:
-        command += [title, str(path)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        message = f"The contact sheet cannot be drawn: {(answer.stderr.strip().splitlines() or ['no reason given'])[-1]}"
-        raise SetupError(message)
-    return folder / SHEET
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Path] = {}
+    for graph in job.graphs:
+        entry = run_job(server, graph)
+        for title, path in fetch_pictures(server, graph, entry["outputs"], folder):
+            found.setdefault(title, path)
+    titles = [title for title in job.shown if title in found] or list(found)
+    return {"title": job.title, "pictures": [(title, str(found[title])) for title in titles]}
+
+
+def keep_training(server: Server, folder: Path) -> list[Path]:
+    """What the training has made, copied out of the server's folder, which is removed at the end."""
+    made = sorted((server.base / "models" / "ctrlora").glob("*.safetensors"))
+    return [Path(shutil.copy(path, folder)) for path in made if not path.is_symlink()]
 
 
 def run(options: argparse.Namespace) -> None:
     """The whole job."""
     check_options(options)
-    graph = read_workflow(options.workflow)
-    prepare(graph, options)
+    jobs, left_out = plan(options)
     watch = Stopwatch()
     with watch.part("Finding or setting up ComfyUI"):
         host = find_host(options.comfyui, options.python)
-    if is_random(options):
-        with watch.part("Finding or making the weights"):
-            demo_models(host)
     options.output.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         with watch.part(f"Starting ComfyUI {host.version}"):
             server = stack.enter_context(Server(host, ROOT))
-        with watch.part("Uploading the photo, linking the weights"):
-            server.upload_image(options.image)
-            add_models(server, graph, options)
-        with watch.part(f"Running {options.workflow.name}"):
-            entry = run_job(server, graph)
-        with watch.part("Fetching the pictures"):
-            pictures = fetch_pictures(server, graph, entry["outputs"], options.output)
-            sheet = make_sheet(host, options.output, options.image, pictures)
-        print(f"\n{watch.table()}\n", *(path.resolve() for _, path in pictures), sheet.resolve(), sep="\n", flush=True)
-        if is_random(options):
-            print(f"\n{RANDOM}", flush=True)
+        add_files(server, options)
+        rows, made = [], []
+        for job in jobs:
+            with watch.part(job.title):
+                rows.append(run_row(server, job, options.output / job.folder))
+            if job.name == TRAINING:
+                made = keep_training(server, options.output)
+        sheet = write_sheet(host, options.output / SHEET, rows)
+        print(f"\n{watch.table()}\n", *made, sheet.resolve(), sep="\n", flush=True)
+        if left_out:
+            print(f"\nLeft out, because no file was given: {'; '.join(left_out)}.", flush=True)
+        if options.checkpoint is None:
+            print(f"\n{ABOUT}", flush=True)
         if options.keep_open:
             keep_open(server)
 

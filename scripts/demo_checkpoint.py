@@ -1,4 +1,4 @@
-"""Weights for the demo and the tests: a small SD1.5 checkpoint and controls of each kind for it, random but always the same.
+"""Weights for the tests: a small SD1.5 checkpoint and controls of each kind for it, random but always the same.
 
     HOST_PYTHON scripts/demo_checkpoint.py COMFYUI_FOLDER RESULT_FOLDER
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -66,26 +65,19 @@ def demo_models(host: Host) -> Path:
     from provide import SetupError, provide, say
 
     def build(folder: Path) -> None:
-        say("Making random weights for the demo, once: 0.4 GB.")
+        say("Making random weights for the tests, once: 0.4 GB.")
         command = [str(host.python), "-B", str(Path(__file__).resolve()), str(host.comfyui), str(folder)]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         if answer.returncode:
             reason = (answer.stderr.strip().splitlines() or [f"exit status {answer.returncode}"])[-1]
-            message = f"The demo's weights cannot be made with '{host.python}' ({reason}): try another ComfyUI with --comfyui."
+            message = (
+                f"The weights for the tests cannot be made with '{host.python}' ({reason}): try another ComfyUI with --comfyui."
+            )
             raise SetupError(message)
 
     # Whoever changes this file changes the weights.
     recipe: dict[str, object] = {"source": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}
     return provide("demo", recipe, build, FILES)
-
-
-def link_file(path: Path, target: Path) -> None:
-    """Make `target` the same file as `path`, by a link where links are allowed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        target.symlink_to(path.resolve())
-    except OSError:
-        shutil.copyfile(path, target)
 
 
 def random_weights(shapes: Shapes, seed: int) -> dict[str, Tensor]:

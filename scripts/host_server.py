@@ -92,11 +92,7 @@ class Server(Client):
     def add_model(self, kind: str, path: Path) -> Path:
         """Put a file into models/`kind`, as a link where links are allowed; a running server sees it at once."""
         target = self.base / "models" / kind / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            target.symlink_to(path.resolve())
-        except OSError:
-            shutil.copyfile(path, target)
+        link_file(path, target)
         return target
 
     def log_tail(self, lines: int = 30) -> str:
@@ -198,6 +194,15 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def link_file(path: Path, target: Path) -> None:
+    """Make `target` the same file as `path`, by a link where links are allowed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.symlink_to(path.resolve())
+    except OSError:
+        shutil.copyfile(path, target)
 
 
 def link_folder(link: Path, folder: Path) -> None:

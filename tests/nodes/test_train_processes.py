@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from demo_checkpoint import CHECKPOINT, CTRLORA_BASE, demo_models, link_file
+from demo_checkpoint import CHECKPOINT, CTRLORA_BASE, demo_models
 from host import find_host
+from host_server import link_file
 from nextcontrol.nodes.host.train_script import train_from_text
 from safetensors.torch import load_file
 from tiny_training import write_pairs

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from demo_checkpoint import CHECKPOINT, CTRLORA_BASE, demo_models, link_file
+from demo_checkpoint import CHECKPOINT, CTRLORA_BASE, demo_models
 from host import find_host
+from host_server import link_file
 from nextcontrol.nodes.host import train_job
 from nextcontrol.nodes.host.dataset_folders import open_dataset, open_datasets
 from nextcontrol.nodes.host.precompute import precompute_from_text, read_part

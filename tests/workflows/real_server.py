@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from demo_checkpoint import FILES, demo_models, link_file
+from demo_checkpoint import FILES, demo_models, random_native
+from demo_graph import BASE, NATIVE
 from demo_job import set_inputs
-from host_server import Server
+from host_server import Server, link_file
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ROOT / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+DEMOS = [name for name in NAMES if name.startswith("demo_")]
+"""Those that need nothing but the pack."""
 SD15 = "controlnext_sd15_canny"
 CTRLORA = "ctrlora_single"
 # Where the files that a node is set to lie below models/.
@@ -37,11 +40,12 @@ def fill(server: Server) -> None:
     models = demo_models(server.host)
     for name in FILES:
         link_file(models / name, server.base / "models" / name)
-    for name in NAMES:
+    for name in sorted(set(NAMES) - set(DEMOS)):
         for file in model_files(api_workflow(name)) - set(FILES):
             path = server.base / "models" / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
+    write_native(server.base / "models" / "controlnet" / NATIVE)
     fill_annotators(server.base / "models" / "annotators")
     for picture in (ROOT / "demo").glob("*.png"):
         server.upload_image(picture)
@@ -51,6 +55,15 @@ def fill(server: Server) -> None:
     pictures.mkdir()
     for picture in (ROOT / "demo").glob("*.png"):
         shutil.copy(picture, pictures / picture.name)  # not a link: those that lead out of input/ are refused
+
+
+def write_native(path: Path) -> None:
+    """A native ControlNet for the demo model, with random weights: none comes with the pack."""
+    from safetensors.torch import load_file, save_file
+
+    base = load_file(ROOT / "demo" / "ctrlora" / BASE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(random_native({key.removeprefix("control_model."): tensor for key, tensor in base.items()}, 1), path)
 
 
 def fill_annotators(folder: Path) -> None:

@@ -28,6 +28,7 @@ DROP = """([text, name]) => {
         canvas.dispatchEvent(new DragEvent(type, {dataTransfer: files, bubbles: true, cancelable: true}));
 }"""
 MILLISECONDS = 60_000
+DEMO = "demo_controlnext"
 # Whether the nodes of the pack that the library lists are these.
 FOUND = """wanted => {
     const leaves = [...document.querySelectorAll('.node-lib-node-container')].map(leaf => leaf.innerText.trim());
@@ -77,6 +78,15 @@ def check_quiet(page) -> None:
     assert page.errors == []
 
 
+def press_run(page, server):
+    """Queue what is open with the page's own button; the history entry of its end."""
+    with page.expect_response(lambda answer: answer.url.endswith("/prompt") and answer.request.method == "POST") as sent:
+        page.click("[data-testid=queue-button] button")
+    entry = wait(server, sent.value.json()["prompt_id"])
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    return entry
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_workflow_opens_and_is_what_the_api_twin_says(page, name):
     drop(page, name)
@@ -99,13 +109,30 @@ def test_run_draws_the_result_on_the_canvas(page, server):
     for node, name, value in (("NextControlCanny", "resolution", 128), ("KSampler", "steps", 2)):
         find = f"app.graph.nodes.find(node => node.type === '{node}').widgets.find(widget => widget.name === '{name}')"
         page.evaluate(f"() => {{ {find}.value = {value}; }}")
-    with page.expect_response(lambda answer: answer.url.endswith("/prompt") and answer.request.method == "POST") as sent:
-        page.click("[data-testid=queue-button] button")
-    entry = wait(server, sent.value.json()["prompt_id"])
-    assert entry["status"]["status_str"] == "success", entry["status"]
+    press_run(page, server)
     shown = """() => ['SaveImage', 'PreviewImage'].every(type =>
         app.graph.nodes.find(node => node.type === type).imgs?.[0]?.naturalWidth === 128)"""
     page.wait_for_function(shown, polling=100, timeout=int(JOB_SECONDS * 1000))
+    check_quiet(page)
+
+
+def test_a_demo_workflow_runs_from_the_template_browser(page, server):
+    page.keyboard.press("Escape")
+    page.evaluate("() => app.graph.clear()")
+    page.errors.clear()
+    page.click(".templates-tab-button")
+    page.click("[role=dialog] >> text=/^nextcontrol$/i")
+    page.click(f"[data-testid=template-workflow-{DEMO}]")
+    count = len(json.loads((WORKFLOWS / f"{DEMO}.json").read_text(encoding="utf-8"))["nodes"])
+    page.wait_for_function(f"() => app.graph.nodes.length === {count}", polling=100, timeout=MILLISECONDS)
+    page.wait_for_timeout(500)
+    check_quiet(page)
+    entry = press_run(page, server)
+    saver = next(node for node, values in api_workflow(DEMO).items() if values["class_type"] == "SaveImage")
+    assert len(entry["outputs"][saver]["images"]) == 1
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    drawn = "app.graph.nodes.find(node => node.type === 'SaveImage').imgs?.[0]?.naturalWidth === 128"
+    page.wait_for_function(f"() => {drawn}", polling=100, timeout=int(JOB_SECONDS * 1000))
     check_quiet(page)
 
 
@@ -116,10 +143,7 @@ def test_the_readout_of_a_stack_appears_on_its_node(page, server):
         page.evaluate(f"() => {{ for (const widget of {find}) widget.value = {value}; }}")
     # A picture is loaded when its node is drawn.
     page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    with page.expect_response(lambda answer: answer.url.endswith("/prompt") and answer.request.method == "POST") as sent:
-        page.click("[data-testid=queue-button] button")
-    entry = wait(server, sent.value.json()["prompt_id"])
-    assert entry["status"]["status_str"] == "success", entry["status"]
+    press_run(page, server)
     node = "app.graph.nodes.find(node => node.type === 'NextControlApplyStack')"
     page.wait_for_function(f"() => {node}.imgs?.length === 3", polling=100, timeout=int(JOB_SECONDS * 1000))
     texts = page.evaluate(f"() => {node}.widgets.map(widget => String(widget.value))")

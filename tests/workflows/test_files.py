@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from nextcontrol.models.catalogue import CATALOGUE
-from real_server import NAMES, WEIGHTS, WORKFLOWS, annotator_folders, api_workflow, model_files
+from real_server import DEMOS, NAMES, ROOT, WEIGHTS, WORKFLOWS, annotator_folders, api_workflow, model_files
 
 TITLE = 30
 POSE, HINTS = "pose_from_any_detector", "hints_gallery"
-FILES_OF_TRAINERS = {"train_ctrlora": 2, "train_controlnext": 1}
-"""Each trainer makes files, and loads only what it starts from."""
+FEWEST = {"train_ctrlora": 2, "train_controlnext": 1, "demo_controlnext": 2, "demo_ctrlora": 2, "demo_train_ctrlora": 1}
+"""Each trainer makes files, and loads only what it starts from; the demo workflows load no checkpoint."""
 
 
 @pytest.fixture(params=NAMES)
@@ -34,8 +34,8 @@ def test_each_has_a_twin_for_the_api():
 def test_a_note_names_every_file_that_the_workflow_loads(name, workflow):
     (note,) = (node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
     loaders = [node for node in workflow["nodes"] if "Load" in node["type"] and node["type"] != "LoadImage"]
-    files = [value for node in loaders for value in node["widgets_values"] if str(value).endswith((*WEIGHTS, ".mp4"))]
-    fewest = 0 if name == HINTS or annotator_folders(api_workflow(name)) else FILES_OF_TRAINERS.get(name, 3)
+    files = [value for node in loaders for value in node.get("widgets_values", ()) if str(value).endswith((*WEIGHTS, ".mp4"))]
+    fewest = 0 if name == HINTS or annotator_folders(api_workflow(name)) else FEWEST.get(name, 3)
     assert len(files) >= fewest
     for file in files:
         folder, _, base = file.rpartition("/")
@@ -48,7 +48,21 @@ def test_the_note_says_which_folder_each_file_goes_into(name, workflow):
     for file in model_files(api_workflow(name)):
         folder, _, base = file.rpartition("/")
         row = next(line for line in note.splitlines() if line.startswith("|") and f"`{base}`" in line)
-        assert f"`models/{folder}`" in row
+        assert f"`{'demo' if name in DEMOS else 'models'}/{folder}`" in row
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_a_demo_workflow_loads_nothing_but_what_comes_with_the_pack(name, workflow):
+    graph = api_workflow(name)
+    assert model_files(graph)
+    assert all((ROOT / "demo" / file).is_file() for file in model_files(graph))
+    kinds = {node["class_type"] for node in graph.values()}
+    assert "NextControlLoadDemoModel" in kinds
+    assert kinds.isdisjoint({"CheckpointLoaderSimple", "LoadImage"})
+    folders = {node["inputs"]["pictures"] for node in graph.values() if "pictures" in node["inputs"]}
+    assert all((ROOT / "demo" / folder).is_dir() for folder in folders)
+    (note,) = (node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
+    assert "come with NextControl" in note
 
 
 def test_the_note_has_the_command_for_each_network_that_looks_at_pictures(name, workflow):
@@ -68,7 +82,7 @@ def test_every_ctrlora_is_applied_with_a_vae(workflow):
     for node in workflow["nodes"]:
         if node["type"] == "ControlNetApplyAdvanced":
             links = {socket["name"]: socket["link"] for socket in node["inputs"]}
-            assert sources[links["vae"]] == "CheckpointLoaderSimple"
+            assert sources[links["vae"]] in {"CheckpointLoaderSimple", "NextControlLoadDemoModel"}
 
 
 def test_file_names_have_forward_slashes_and_nothing_is_downloaded(workflow):
