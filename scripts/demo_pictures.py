@@ -2,7 +2,7 @@
 
     HOST_PYTHON scripts/demo_pictures.py FOLDER
 
-FOLDER is that of `scripts/demo_train.py pictures`. Every 17th subject is kept out, as from the training of the demo's controls.
+FOLDER is that of `scripts/demo_train.py pictures`. What is held out from the demo's controls is not among them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import re
 import sys
 from pathlib import Path
 
-from demo_train_pictures import SUBJECTS, load_pictures
+from demo_train_controls import parts_of, write_picture
 
 TARGET = Path(__file__).resolve().parents[1] / "demo" / "demo_pictures"
 COUNT = 128
-HELD_OUT, EVERY = 8, 17
 PLAIN = re.compile(r"[a-z0-9 ]+")
 ALIKE = re.compile(r"face|heart|arrow|mailbox|bubble|moon|banknote|sun behind|speaker|cat with|thirty|tray|chart")
 """Of these the set has many that differ little."""
@@ -23,18 +22,12 @@ ALIKE = re.compile(r"face|heart|arrow|mailbox|bubble|moon|banknote|sun behind|sp
 
 def main(folder: str) -> None:
     """Write them, on white, each named by its caption."""
-    from PIL import Image
-
-    pictures, rows = load_pictures(Path(folder))
-    subjects = [(picture, row["caption"]) for picture, row in zip(pictures, rows, strict=True) if row["group"] in SUBJECTS]
-    known = [subject for place, subject in enumerate(subjects) if place % EVERY != HELD_OUT]
-    wanted = [(picture, name) for picture, name in known if PLAIN.fullmatch(name) and not ALIKE.search(name)]
+    pictures, captions, _ = parts_of(Path(folder))
+    named = zip(pictures, captions, strict=True)
+    wanted = [(picture, name) for picture, name in named if PLAIN.fullmatch(name) and not ALIKE.search(name)]
     TARGET.mkdir(parents=True, exist_ok=True)
     for picture, name in wanted[:: len(wanted) // COUNT][:COUNT]:
-        image = Image.fromarray(picture)
-        ground = Image.new("RGBA", image.size, "white")
-        ground.alpha_composite(image)
-        ground.convert("RGB").save(TARGET / f"{name.replace(' ', '_')}.webp", quality=82, method=6)
+        write_picture(picture, TARGET / f"{name.replace(' ', '_')}.webp", quality=82, method=6)
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ def make_pairs(folder: Path) -> None:
         for kind, tensors in (("target", pictures), ("source", hints_of(condition, pictures))):
             (draft / kind).mkdir(parents=True)
             for place, tensor in enumerate(tensors):
-                _write_png(tensor, draft / kind / f"{place:04}.png")
+                write_picture(tensor, draft / kind / f"{place:04}.png")
         for place, caption in enumerate(captions):
             (draft / "target" / f"{place:04}.txt").write_text(caption, encoding="utf-8")
         draft.rename(root / pairs_folder(condition))
@@ -189,11 +189,12 @@ def hints_of(condition: str, pictures: Tensor) -> Tensor:
     return PREPROCESSORS[condition].make(pictures, SIDE, **HINTS[condition])
 
 
-def _write_png(picture: Tensor, path: Path) -> None:
+def write_picture(picture: Tensor, path: Path, **options: Any) -> None:
+    """Save (H, W, 3) in [0, 1]; `options` are Pillow's for the format."""
     import torch
     from PIL import Image
 
-    Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()).save(path)
+    Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()).save(path, **options)
 
 
 def write_half(source: Path, target: Path) -> None:

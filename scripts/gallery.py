@@ -21,7 +21,7 @@ from host_server import has_accelerator
 from provide import SetupError, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from PIL.Image import Image
 
@@ -40,22 +40,37 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, default=Path("hints_gallery.jpg"), help="default: hints_gallery.jpg")
     parser.add_argument("--comfyui", type=Path, help="an existing ComfyUI")
     options = parser.parse_args(arguments)
+    return draw_inside(__file__, arguments, options, lambda: draw(options.photo, options.output))
+
+
+def draw_inside(script: str, arguments: list[str], options: argparse.Namespace, draw: Callable[[], None]) -> int:
+    """Bring up the host's interpreter for a script, and draw in it.
+
+    Args:
+        script: Its file.
+        arguments: Of its command line.
+        options: The same, parsed: `models`, `comfyui`, and `photo` if there is one.
+        draw: Called in the host's interpreter, with host and pack imported.
+
+    Returns:
+        The exit status.
+    """
     if os.environ.get(INSIDE):
         with tempfile.TemporaryDirectory() as base:
             if options.models:
                 (Path(base) / "models").symlink_to(options.models.resolve(), target_is_directory=True)
             import_host(options.comfyui, Path(base), is_cpu=os.environ[INSIDE] == "cpu")
             import_pack()
-            draw(options.photo, options.output)
+            draw()
         return 0
     try:
         check(options)
         host = find_host(options.comfyui)
     except SetupError as error:
-        say(f"gallery.py: {error}")
+        say(f"{Path(script).name}: {error}")
         return 1
     device = "accelerator" if has_accelerator(host.python) else "cpu"
-    command = [str(host.python), "-B", __file__, *arguments, "--comfyui", str(host.comfyui)]
+    command = [str(host.python), "-B", script, *arguments, "--comfyui", str(host.comfyui)]
     return subprocess.run(command, env={**os.environ, INSIDE: device}, check=False).returncode
 
 
@@ -65,8 +80,9 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         SetupError: The photograph or the folder is not there.
     """
-    if not options.photo.is_file():
-        message = f"--photo '{options.photo}' does not exist: give the path of a picture."
+    photo = getattr(options, "photo", PHOTO)
+    if not photo.is_file():
+        message = f"--photo '{photo}' does not exist: give the path of a picture."
         raise SetupError(message)
     if options.models and not options.models.is_dir():
         message = f"--models '{options.models}' does not exist: give the path of ComfyUI's models folder."

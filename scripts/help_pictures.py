@@ -9,24 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gallery import DRAWING, PHOTO, ROOT, read
-from host import find_host
-from host_library import import_host, import_pack
-from host_server import has_accelerator
-from provide import SetupError, say
+from gallery import DRAWING, PHOTO, ROOT, draw_inside, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-INSIDE = "NEXTCONTROL_HELP_PICTURES_INSIDE"
 POSE = ROOT / "demo" / "astronaut_pose.json"
 FOLDER = ROOT / "web" / "docs" / "pictures"
 SIDE, GAP, QUALITY = 256, 8, 82
@@ -40,22 +32,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--models", type=Path, help="ComfyUI's models folder")
     parser.add_argument("--comfyui", type=Path, help="an existing ComfyUI")
     options = parser.parse_args(arguments)
-    if os.environ.get(INSIDE):
-        with tempfile.TemporaryDirectory() as base:
-            if options.models:
-                (Path(base) / "models").symlink_to(options.models.resolve(), target_is_directory=True)
-            import_host(options.comfyui, Path(base), is_cpu=os.environ[INSIDE] == "cpu")
-            import_pack()
-            draw()
-        return 0
-    try:
-        host = find_host(options.comfyui)
-    except SetupError as error:
-        say(f"help_pictures.py: {error}")
-        return 1
-    device = "accelerator" if has_accelerator(host.python) else "cpu"
-    command = [str(host.python), "-B", __file__, *arguments, "--comfyui", str(host.comfyui)]
-    return subprocess.run(command, env={**os.environ, INSIDE: device}, check=False).returncode
+    return draw_inside(__file__, arguments, options, draw)
 
 
 def draw() -> None:

@@ -46,6 +46,26 @@ def no_gradients():
         yield
 
 
+@pytest.fixture
+def gradients(no_gradients):
+    """For tests that train."""
+    import torch
+
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Networks and pictures this small only wait for each other's threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def base_folder(pack_nodes) -> Path:
     """The host's base folder, with `models`, `input` and `output` in it, our model folders registered."""

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-
-
-def use_one_thread() -> Iterator[None]:
-    """The body of a fixture: layers this small only wait for each other when there are more."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
 
 
 def save(folder: Path, network: Any, processor: Any, seed: int = 0) -> Path:

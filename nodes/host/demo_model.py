@@ -22,10 +22,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...models.demo_autoencoder import DemoAutoencoder
+from .folders import DEMO
 from .unet_structure import DEMO_TEXT_WIDTH
 
 LOG = logging.getLogger("nextcontrol")
-FOLDER = Path(__file__).parents[2] / "demo"
 UNET_FILE, TEXT_FILE, VAE_FILE = "demo_unet.safetensors", "demo_text_encoder.safetensors", "demo_vae.safetensors"
 VOCABULARY = "vocabulary"
 """In the text encoder's file: the tokens that have an embedding of their own."""
@@ -94,7 +94,7 @@ class DemoTextModel(comfy.clip_model.CLIPTextModel):
         self.set_input_embeddings(VocabularyEmbedding(vocabulary, operations, dtype=dtype, device=device))
 
 
-def load_demo_model(folder: Path = FOLDER) -> tuple[ModelPatcher, Any, Any]:
+def load_demo_model(folder: Path = DEMO) -> tuple[ModelPatcher, Any, Any]:
     """Load the demo model.
 
     Args:

@@ -17,12 +17,7 @@ HINT = seeded_tensor("h", [2, 3, 64, 96]).sigmoid()
 TIMES = torch.tensor([17.0, 801.0])
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def hosts():

@@ -22,7 +22,7 @@ from nextcontrol.nodes.host.annotators import (
 )
 from nextcontrol.preprocessors.annotator import TASKS
 
-one_thread = pytest.fixture(tiny.use_one_thread, autouse=True, scope="module")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import shutil
 import aux_weights
 import comfy.model_management
 import pytest
-import tiny_annotators as tiny
 import torch
 from hint_pictures import ASTRONAUT
 from nextcontrol.nodes.host import aux_detectors
@@ -49,7 +48,7 @@ NODES = {
     ),
 }  # fmt: skip
 cases = pytest.mark.parametrize("case", NODES)
-one_thread = pytest.fixture(tiny.use_one_thread, autouse=True, scope="module")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nextcontrol.nodes.host.demo_model import FOLDER, TEXT_FILE, UNET_FILE, VAE_FILE, load_demo_model
+from nextcontrol.nodes.host.demo_model import TEXT_FILE, UNET_FILE, VAE_FILE, load_demo_model
+from nextcontrol.nodes.host.folders import DEMO
 
 import nodes
 
@@ -52,7 +53,7 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_the_files_leave_room_for_controls():
-    assert sum((FOLDER / name).stat().st_size for name in FILES) < BUDGET
+    assert sum((DEMO / name).stat().st_size for name in FILES) < BUDGET
 
 
 def test_the_prompt_decides_the_colour(pictures):

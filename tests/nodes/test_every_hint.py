@@ -17,7 +17,7 @@ from nextcontrol.nodes.host.make_hints import hint_maker, read_options
 from nextcontrol.preprocessors.aux_detector import DETECTORS
 from nextcontrol.preprocessors.table import PREPROCESSORS, options_of
 
-one_thread = pytest.fixture(tiny.use_one_thread, autouse=True, scope="module")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 HINT_NODES = [node for node in NODES if node.__module__.rpartition(".")[2].startswith("hint_")]
 FROM_PICTURES = [node for node in HINT_NODES if node is not DrawPose]

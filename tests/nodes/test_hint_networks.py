@@ -17,7 +17,7 @@ from nextcontrol.preprocessors.depth import depth
 from nextcontrol.preprocessors.normal import normal, normal_from_depth
 from nextcontrol.preprocessors.segment import segment
 
-one_thread = pytest.fixture(tiny.use_one_thread, autouse=True, scope="module")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SAVERS = {
     "NextControlDepth": ("depth", tiny.save_depth_anything), "NextControlNormal": ("depth", tiny.save_depth_anything),

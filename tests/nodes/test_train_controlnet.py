@@ -29,13 +29,7 @@ NOISY, HINT, TIMES = seeded_tensor("x", [2, 4, 8, 8]), seeded_tensor("h", [2, 3,
 SAVED = {"save_every": 20, "steps": 20}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -22,14 +22,7 @@ from seeded import seeded_tensor
 from tiny_training import write_pairs
 from train_stand_ins import WIDTH, SmallCLIP, SmallVAE, train, write_dataset
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

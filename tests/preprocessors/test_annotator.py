@@ -10,7 +10,7 @@ import tiny_annotators as tiny
 import torch
 from nextcontrol.preprocessors.annotator import TASKS, load_annotator, task_of
 
-one_thread = pytest.fixture(tiny.use_one_thread, autouse=True, scope="module")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import aux_weights
 import cv2
 import numpy as np
 import pytest
-import tiny_annotators as tiny
 import torch
 from hint_pictures import ASTRONAUT
 from nextcontrol.models.state_dict import unwrap
@@ -27,7 +26,7 @@ from nextcontrol.preprocessors.soft_edge import anyline, dark_strokes, pidinet, 
 from nextcontrol.preprocessors.table import PREPROCESSORS
 from torch.nn import functional as F
 
-one_thread = pytest.fixture(tiny.use_one_thread, autouse=True, scope="module")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 64

@@ -11,7 +11,7 @@ from nextcontrol.preprocessors.boxes import Box, boxes, colour_of, draw_boxes, k
 from nextcontrol.preprocessors.canvas import resize, to_bytes
 from nextcontrol.preprocessors.class_colours import ALIASES, COCO
 
-one_thread = pytest.fixture(tiny.use_one_thread, autouse=True, scope="module")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PICTURES = torch.cat([ASTRONAUT, 1 - ASTRONAUT, ASTRONAUT.flip(1)])[:, :300, :400]
 # Even the words of a random network are rarely this sure.

@@ -12,7 +12,7 @@ from nextcontrol.preprocessors.annotator import evaluate, load_annotator
 from nextcontrol.preprocessors.canvas import resize, to_bytes
 from nextcontrol.preprocessors.depth import depth, estimate_nearness, gives_distance, is_midas, stretch
 
-one_thread = pytest.fixture(tiny.use_one_thread, autouse=True, scope="module")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PICTURES = torch.cat([ASTRONAUT, 1 - ASTRONAUT, ASTRONAUT.flip(2) ** 2])[:, :300, :400]
 

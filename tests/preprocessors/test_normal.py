@@ -11,7 +11,7 @@ from nextcontrol.preprocessors.annotator import load_annotator
 from nextcontrol.preprocessors.depth import estimate_nearness, stretch
 from nextcontrol.preprocessors.normal import normal, normal_from_depth, normals_of
 
-one_thread = pytest.fixture(tiny.use_one_thread, autouse=True, scope="module")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Z = 0.2 * np.pi
 FLAT = torch.tensor([127, 127, 255]) / 255

@@ -11,7 +11,7 @@ from nextcontrol.preprocessors.canvas import resize, to_bytes
 from nextcontrol.preprocessors.class_colours import ADE20K
 from nextcontrol.preprocessors.segment import best_classes, segment
 
-one_thread = pytest.fixture(tiny.use_one_thread, autouse=True, scope="module")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PICTURES = torch.cat([ASTRONAUT, 1 - ASTRONAUT])[:, :300, :400]
 SAVERS = {"segformer": tiny.save_segformer, "upernet": tiny.save_upernet}

@@ -7,14 +7,7 @@ import json
 import pytest
 import torch
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread", "gradients")
 
 
 def test_shapes_cover_their_own_picture_and_not_another():

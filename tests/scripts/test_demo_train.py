@@ -23,10 +23,7 @@ import nodes
 WIDTH = 40
 
 
-@pytest.fixture(autouse=True)
-def with_gradients(no_gradients):
-    with torch.inference_mode(mode=False):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread", "gradients")
 
 
 def network_of(seed: int = 0) -> nn.Sequential:

@@ -23,19 +23,7 @@ TINY = Extent(
 TOKENS = [518, 736, 3055, 49406, 49407]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def with_gradients():
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread", "gradients")
 
 
 def discs(count: int) -> torch.Tensor:

@@ -25,13 +25,7 @@ EDM = EdmObjective()
 CONFIG = TrainConfig(steps=40, batch_size=2, accumulation_steps=2, validation_pairs=0, preview_every=0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Pictures this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -27,13 +27,7 @@ HEADS = 4
 CONFIG = TrainConfig(steps=6, rank=8, learning_rate=1e-3, weight_decay=0.01, preview_every=0, validation_pairs=0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

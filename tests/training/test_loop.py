@@ -16,20 +16,7 @@ from nextcontrol.training.trainer import DivergedError
 from safetensors.torch import load_file
 from tiny_training import tiny_run, write_pairs
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def gradients():
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread", "gradients")
 
 
 @pytest.fixture(scope="module")

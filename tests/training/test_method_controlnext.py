@@ -24,20 +24,7 @@ SMALL = replace(
 NAMES = {"first.weight": "down.to_out.0.weight", "second.weight": "up.to_out.0.weight"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def gradients():
-    """The tests run in inference mode otherwise."""
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread", "gradients")
 
 
 def own_weights():

@@ -32,19 +32,7 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def gradients():
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread", "gradients")
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,7 @@ from nextcontrol.training.preview import grid, sample
 from tiny_training import CONTEXT, tiny_run, write_pairs
 from torch.testing import assert_close
 
-
-@pytest.fixture(autouse=True)
-def gradients():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread", "gradients")
 
 
 class Oracle:

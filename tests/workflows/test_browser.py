@@ -28,6 +28,9 @@ DROP = """([text, name]) => {
         canvas.dispatchEvent(new DragEvent(type, {dataTransfer: files, bubbles: true, cancelable: true}));
 }"""
 MILLISECONDS = 60_000
+# The number of nodes alone may be that of the workflow before.
+OPENED = """wanted => JSON.stringify(app.graph.nodes.map(node => [node.id, node.type]).sort((a, b) => a[0] - b[0]))
+    === JSON.stringify(wanted)"""
 DEMO = "demo_controlnext"
 # Whether the nodes of the pack that the library lists are these.
 FOUND = """wanted => {
@@ -66,8 +69,8 @@ def drop(page, name: str) -> None:
     page.errors.clear()
     page.wait_for_function("() => !document.querySelector('[role=dialog]')", polling=100, timeout=MILLISECONDS)
     page.evaluate(DROP, [text, f"{name}.json"])
-    count = len(json.loads(text)["nodes"])
-    page.wait_for_function(f"() => app.graph.nodes.length === {count}", polling=100, timeout=MILLISECONDS)
+    wanted = sorted([node["id"], node["type"]] for node in json.loads(text)["nodes"])
+    page.wait_for_function(OPENED, arg=wanted, polling=100, timeout=MILLISECONDS)
     page.wait_for_timeout(500)
 
 
