@@ -1,36 +1,14 @@
 """Run a workflow in API format on a ComfyUI server: set inputs, upload pictures, show the progress, fetch the results."""
 
-from __future__ import annotations
-
 import argparse
+import asyncio
 import json
-import socket
 import sys
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import urlencode, urlsplit
-from urllib.request import Request, urlopen
 
-
-def ask(path: str, body: Any = None, kind: str = "application/json") -> bytes:
-    """GET a path of the server, or POST to it; a refusal ends the program with the server's reasons."""
-    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-    try:
-        with urlopen(Request(args.server + path, data, {"Content-Type": kind})) as answer:
-            return bytes(answer.read())
-    except HTTPError as error:
-        text = error.read().decode()
-        sys.exit(reasons(json.loads(text)) if text.startswith("{") else f"{path}: {error} {text}")
-
-
-def reasons(answer: dict[str, Any]) -> str:
-    """What the server has against a workflow: a line for each wrong input, or one for the whole."""
-    wrong = [(key, node["class_type"], error) for key, node in answer["node_errors"].items() for error in node["errors"]]
-    lines = [f"{kind} (node {key}): {error['message']}: {error['details']}" for key, kind, error in wrong]
-    return "\n".join(lines) or "{message} {details}".format(**answer["error"])
+import aiohttp
 
 
 def set_input(graph: dict[str, Any], place: str, text: str) -> None:
@@ -38,83 +16,68 @@ def set_input(graph: dict[str, Any], place: str, text: str) -> None:
     name, _, key = place.rpartition(".")
     nodes = [n for i, n in graph.items() if name in {i, n["class_type"], n["_meta"]["title"]} and key in n["inputs"]]
     if not nodes:
-        sys.exit(f"'{place}' is none of " + ", ".join(f"{n['class_type']}.{k}" for n in graph.values() for k in n["inputs"]))
+        sys.exit(f"'{place}' is none of " + ", ".join(f"{i}.{k}" for i in graph for k in graph[i]["inputs"]))
     try:
-        value = json.loads(text)  # A number, true or false, ...
+        for node in nodes:
+            node["inputs"][key] = text if isinstance(node["inputs"][key], str) else json.loads(text)
     except ValueError:
-        value = text
-    for node in nodes:
-        node["inputs"][key] = text if isinstance(node["inputs"][key], str) else value
+        sys.exit(f"{place} takes a number, true or false, not '{text}'")
 
 
-def upload(path: Path) -> str:
-    """Put a picture into the server's input folder; the name it has there."""
-    edge = uuid.uuid4().hex
-    head = f'--{edge}\r\nContent-Disposition: form-data; name="image"; filename="{path.name}"\r\n\r\n'
-    body = head.encode() + path.read_bytes() + f"\r\n--{edge}--\r\n".encode()
-    return str(json.loads(ask("/upload/image", body, f"multipart/form-data; boundary={edge}"))["name"])
+def refusal(answer: dict[str, Any]) -> str:
+    """What the server has against a workflow: a line for each wrong input, or one for the whole; "" if nothing."""
+    wrong = [(i, node["class_type"], error) for i, node in answer["node_errors"].items() for error in node["errors"]]
+    lines = [f"{kind} (node {i}): {error['message']}: {error['details']}" for i, kind, error in wrong]
+    return "\n".join(lines) or "{message} {details}".format(**answer.get("error", {"message": "", "details": ""})).strip()
 
 
-def listen(client: str) -> Iterator[dict[str, Any]]:
-    """The server's reports, {type, data}, over its websocket: one that only listens needs no package."""
-    place = urlsplit(args.server)
-    with socket.create_connection((place.hostname or "", place.port or 80)) as line, line.makefile("rb") as stream:
-        head = f"GET /ws?clientId={client} HTTP/1.1\r\nHost: {place.netloc}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        line.sendall(f"{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {'A' * 22}==\r\n\r\n".encode())
-        while stream.readline().strip():
-            pass
-        while start := stream.read(2):
-            length = start[1] if start[1] < 126 else int.from_bytes(stream.read(2 if start[1] == 126 else 8), "big")
-            content = stream.read(length)
-            if start[0] == 0x81:  # A text; previews are binary.
-                yield json.loads(content)
-    sys.exit("The server has ended.")
-
-
-def run(graph: dict[str, Any]) -> dict[str, Any]:
-    """Queue a workflow and show its progress; what its nodes put out."""
-    client = uuid.uuid4().hex
-    reports = listen(client)
-    next(reports)  # The first is there at once. Listening before the job begins, none is missed.
-    answer = json.loads(ask("/prompt", {"prompt": graph, "client_id": client}))
-    job = answer["prompt_id"]
-    try:
-        if answer["node_errors"]:  # An output is refused, and the others are queued all the same.
-            raise KeyboardInterrupt(reasons(answer))
-        for kind, data in ((report["type"], report["data"]) for report in reports):
-            if kind not in {"executing", "progress"} or data.get("prompt_id") != job:
-                continue
-            if data["node"] is None:  # The end, in whatever way.
-                break
-            steps = f" {data['value']}/{data['max']}" if kind == "progress" else ""
-            print(graph.get(data["node"], {}).get("class_type", data["node"]) + steps)
-    except KeyboardInterrupt as reason:
-        ask("/queue", {"delete": [job]})
-        ask("/interrupt", {"prompt_id": job})
-        sys.exit(str(reason) or "Cancelled.")
-    entry = json.loads(ask(f"/history/{job}"))[job]
-    for kind, data in entry["status"]["messages"]:
-        if kind in {"execution_error", "execution_interrupted"}:
-            sys.exit(f"{data['node_type']} (node {data['node_id']}): {data.get('exception_message', 'interrupted').strip()}")
-    return dict(entry["outputs"])
-
-
-def main() -> None:
-    """Set the inputs, run the workflow, fetch the files that it makes."""
-    workflow = json.loads(args.workflow.read_text(encoding="utf-8"))
-    for option in args.set:
-        set_input(workflow, *option.split("=", 1))
+async def run(args: argparse.Namespace, http: aiohttp.ClientSession) -> None:
+    """Queue the workflow with its inputs set, follow it, and fetch what it makes."""
+    graph, client = json.loads(args.workflow.read_text(encoding="utf-8")), uuid.uuid4().hex
     for place, file in (option.split("=", 1) for option in args.image):
-        set_input(workflow, place, upload(Path(file)))
+        with Path(file).open("rb") as picture:
+            form = aiohttp.FormData({"image": picture}, quote_fields=False)
+            set_input(graph, place, (await (await http.post("/upload/image", data=form)).json())["name"])
+    for option in args.set:
+        set_input(graph, *option.split("=", 1))
+    async with http.ws_connect(f"/ws?clientId={client}", max_msg_size=0) as reports:  # Before the job: none is missed.
+        answer = await (await http.post("/prompt", json={"prompt": graph, "client_id": client})).json()
+        job = answer.get("prompt_id") or sys.exit(refusal(answer))
+        try:
+            if wrong := refusal(answer):  # Of one output; the others are queued all the same.
+                sys.exit(wrong)
+            async for report in reports:
+                kind, data = json.loads(report.data).values() if isinstance(report.data, str) else ("a preview", {})
+                if kind in {"executing", "progress"} and data.get("prompt_id") == job:
+                    if data["node"] is None:  # The end, in whatever way.
+                        break
+                    steps = f" {data['value']}/{data['max']}" if kind == "progress" else ""
+                    print(graph.get(data["node"], {}).get("class_type", data["node"]) + steps, flush=True)
+        except BaseException:  # Ctrl-C is one.
+            await http.post("/queue", json={"delete": [job]})
+            await http.post("/interrupt", json={"prompt_id": job})
+            raise
+    result = (await (await http.get(f"/history/{job}")).json())[job]
+    for kind, data in result["status"]["messages"]:
+        if kind in {"execution_error", "execution_interrupted"}:
+            reason = data.get("exception_message", "interrupted").strip()
+            sys.exit(f"{data['node_type']} (node {data['node_id']}): {reason}")
     args.output.mkdir(parents=True, exist_ok=True)
-    for node, output in run(workflow).items():
-        for entry in (entry for entries in output.values() for entry in entries):
+    for node, made in result["outputs"].items():
+        for entry in (entry for entries in made.values() for entry in entries):
             if isinstance(entry, dict) and "filename" in entry:
+                file = {key: entry[key] for key in ("filename", "subfolder", "type")}
                 path = args.output / f"{node}_{entry['filename']}"
-                path.write_bytes(ask(f"/view?{urlencode(entry)}"))
+                path.write_bytes(await (await http.get("/view", params=file)).read())
                 print(path)
             elif isinstance(entry, str):  # A report, the name of a file that was written, ...
                 print(entry)
+
+
+async def main(args: argparse.Namespace) -> None:
+    """Run in a session of its own."""
+    async with aiohttp.ClientSession(args.server, timeout=aiohttp.ClientTimeout(None)) as http:
+        await run(args, http)
 
 
 if __name__ == "__main__":
@@ -124,8 +87,9 @@ if __name__ == "__main__":
     parser.add_argument("--image", action="append", default=[], metavar="NODE.INPUT=FILE")
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder for what the workflow makes")
     parser.add_argument("--server", default="http://127.0.0.1:8188")
-    args = parser.parse_args()
     try:
-        main()
-    except OSError as reason:  # No such file, or no such server.
+        asyncio.run(main(parser.parse_args()))
+    except KeyboardInterrupt:
+        sys.exit("Cancelled.")
+    except (OSError, ValueError, aiohttp.ClientError) as reason:  # No such file, no such server, a value that is none.
         sys.exit(str(reason))
