@@ -9,13 +9,18 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 import torch
-from demo_graph import on_demo_model
+from demo_checkpoint import CHECKPOINT, CONTROL, CTRLORA_BASE, CTRLORA_CANNY, CTRLORA_PALETTE, UNET, demo_models
+from demo_graph import on_demo_model, use_sizes
 from demo_job import set_inputs, title_of
+from demo_plan import plan
+from host_server import link_file
 from nextcontrol.preprocessors.canny import canny
 from nextcontrol.preprocessors.palette import palette
 from PIL import Image
 from prove_metrics import edge_f1, hint_error
 from real_server import DEMOS, NAMES, api_workflow, node_of, pixels, run
+
+import demo
 
 EXAMPLES = {"demo_controlnext": "ControlNeXt", "demo_ctrlora": "CtrLoRA", "demo_two_conditions": "Two conditions"}
 """Each shows what it draws with control under this title."""
@@ -24,11 +29,18 @@ ON_DEMO = (
     "controlnext_sd15_canny", "ctrlora_single", "ctrlora_two_conditions", "ctrlora_with_native_controlnet", "stack_regional",
     "stack_three_controls",
 )  # fmt: skip
+ON_SD15 = {
+    "--checkpoint": CHECKPOINT, "--controlnext": CONTROL, "--unet": UNET, "--ctrlora-base": CTRLORA_BASE,
+    "--ctrlora-canny": CTRLORA_CANNY, "--ctrlora-palette": CTRLORA_PALETTE,
+}  # fmt: skip
+"""Files for `demo.py`."""
 TRAINERS = ("train_ctrlora", "train_controlnext")
 WITHOUT_MODEL = ("hints_gallery", "pose_from_any_detector")
 REAL_ONLY = ("controlnext_sdxl_canny", "controlnext_svd_pose_frames", "controlnext_svd_pose_video")
 """For SDXL and SVD, of which the demo model is neither; other tests send them to the server."""
 SIDE = 128
+UNLIKE = ("Without control", *EXAMPLES.values(), "Before training", "After training")
+"""Titles of pictures that differ by the control."""
 NOTHING = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
     "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
@@ -118,3 +130,21 @@ def test_a_workflow_that_trains_runs_on_the_demo_model(server, name):
     assert entry["status"]["status_str"] == "success", entry["status"]
     kind = "ctrlora" if trainer == "NextControlTrainCtrLoRA" else "controlnext"
     assert (server.base / "models" / kind / "demo" / f"{name}.safetensors").is_file()
+
+
+def test_the_demo_runs_on_an_sd15_checkpoint_and_controls_for_it(server, tmp_path):
+    own = {option: tmp_path / f"my_{file.rpartition('/')[2]}" for option, file in ON_SD15.items()}
+    for option, path in own.items():
+        link_file(demo_models(server.host) / ON_SD15[option], path)
+    options = demo.parse([str(word) for pair in own.items() for word in pair])
+    demo.add_files(server, options)
+    (row, *_, training), left_out = plan(options)
+    assert left_out == []
+    for graph in (*row.graphs, *training.graphs):
+        assert node_of(graph, "CheckpointLoaderSimple") == {"ckpt_name": own["--checkpoint"].name}
+        use_sizes(graph, FEW | {"resolution": SIDE, "folder": "demo_pairs_sd15", "name": "demo/on_sd15"})
+        pictures = shown(server, graph)
+        (free, controlled) = (pictures[title] for title in pictures if title in UNLIKE)
+        assert free.shape == (1, SIDE, SIDE, 3)
+        assert not torch.equal(free, controlled)
+    assert (server.base / "models" / "ctrlora" / "demo" / "on_sd15.safetensors").is_file()
