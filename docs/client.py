@@ -14,7 +14,9 @@ import aiohttp
 def set_input(graph: dict[str, Any], place: str, text: str) -> None:
     """Set NODE.INPUT; NODE is an id, or a class or title that one or more nodes have."""
     name, _, key = place.rpartition(".")
-    nodes = [n for i, n in graph.items() if name in {i, n["class_type"], n["_meta"]["title"]} and key in n["inputs"]]
+    nodes = [
+        n for i, n in graph.items() if name in {i, n["class_type"], n.get("_meta", {}).get("title")} and key in n["inputs"]
+    ]
     if not nodes:
         sys.exit(f"'{place}' is none of " + ", ".join(f"{i}.{k}" for i in graph for k in graph[i]["inputs"]))
     try:
@@ -34,14 +36,17 @@ def refusal(answer: dict[str, Any]) -> str:
 async def run(args: argparse.Namespace, http: aiohttp.ClientSession) -> None:
     """Queue the workflow with its inputs set, follow it, and fetch what it makes."""
     graph, client = json.loads(args.workflow.read_text(encoding="utf-8")), uuid.uuid4().hex
-    for place, file in (option.split("=", 1) for option in args.image):
+    if not isinstance(graph, dict) or not all(isinstance(node, dict) and "class_type" in node for node in graph.values()):
+        sys.exit(f"{args.workflow} is not in API format: File > Export (API) on ComfyUI's page writes it.")
+    for place, file in args.image:
         with Path(file).open("rb") as picture:
             form = aiohttp.FormData({"image": picture}, quote_fields=False)
             set_input(graph, place, (await (await http.post("/upload/image", data=form)).json())["name"])
-    for option in args.set:
-        set_input(graph, *option.split("=", 1))
+    for place, text in args.set:
+        set_input(graph, place, text)
     async with http.ws_connect(f"/ws?clientId={client}", max_msg_size=0) as reports:  # Before the job: none is missed.
-        answer = await (await http.post("/prompt", json={"prompt": graph, "client_id": client})).json()
+        body = {"prompt": graph, "client_id": client}
+        answer = await (await http.post("/prompt", json=body, raise_for_status=False)).json()
         job = answer.get("prompt_id") or sys.exit(refusal(answer))
         try:
             if wrong := refusal(answer):  # Of one output; the others are queued all the same.
@@ -53,6 +58,8 @@ async def run(args: argparse.Namespace, http: aiohttp.ClientSession) -> None:
                         break
                     steps = f" {data['value']}/{data['max']}" if kind == "progress" else ""
                     print(graph.get(data["node"], {}).get("class_type", data["node"]) + steps, flush=True)
+            else:
+                raise ConnectionError(f"{args.server} has closed the connection.")
         except BaseException:  # Ctrl-C is one.
             await http.post("/queue", json={"delete": [job]})
             await http.post("/interrupt", json={"prompt_id": job})
@@ -74,22 +81,29 @@ async def run(args: argparse.Namespace, http: aiohttp.ClientSession) -> None:
                 print(entry)
 
 
+def assignment(option: str) -> list[str]:
+    """Split NODE.INPUT=VALUE."""
+    place, text = option.split("=", 1)
+    return [place, text]
+
+
 async def main(args: argparse.Namespace) -> None:
-    """Run in a session of its own."""
-    async with aiohttp.ClientSession(args.server, timeout=aiohttp.ClientTimeout(None)) as http:
+    """Run in a session of its own, in which every refused request is an error."""
+    timeout = aiohttp.ClientTimeout(None)
+    async with aiohttp.ClientSession(args.server, timeout=timeout, raise_for_status=True) as http:
         await run(args, http)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workflow", type=Path, help="in API format")
-    parser.add_argument("--set", action="append", default=[], metavar="NODE.INPUT=VALUE")
-    parser.add_argument("--image", action="append", default=[], metavar="NODE.INPUT=FILE")
+    parser.add_argument("--set", type=assignment, action="append", default=[], metavar="NODE.INPUT=VALUE")
+    parser.add_argument("--image", type=assignment, action="append", default=[], metavar="NODE.INPUT=FILE")
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder for what the workflow makes")
     parser.add_argument("--server", default="http://127.0.0.1:8188")
     try:
         asyncio.run(main(parser.parse_args()))
     except KeyboardInterrupt:
         sys.exit("Cancelled.")
-    except (OSError, ValueError, aiohttp.ClientError) as reason:  # No such file, no such server, a value that is none.
+    except (OSError, ValueError, aiohttp.ClientError) as reason:  # No such file, no such server, no JSON, a refused request.
         sys.exit(str(reason))

@@ -130,6 +130,26 @@ def test_a_whole_that_is_no_workflow_is_refused_in_one_line(server, tmp_path):
     assert "no outputs" in refusal(server, path)
 
 
+def test_a_file_as_the_page_saves_it_and_a_wrong_option_are_said(server, canny):
+    assert "is not in API format" in refusal(server, WORKFLOWS / GALLERY.name, "--set", "2.resolution=64")
+    result = run_client(server, canny, "--set", "2.resolution")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].endswith("argument --set: invalid assignment value: '2.resolution'")
+
+
+def test_a_result_that_is_gone_is_said_and_leaves_no_file(server, canny, tmp_path):
+    options = ["--set", "Save.filename_prefix=gone", "--output", tmp_path / "lost"]
+    assert run_client(server, canny, *options).returncode == 0
+    (saved,) = (server.base / "output").glob("gone_*")
+    saved.unlink()
+    for file in (tmp_path / "lost").iterdir():
+        file.unlink()
+    result = run_client(server, canny, *options)  # Computes nothing, and names the old file.
+    assert result.returncode == 1
+    assert result.stderr.startswith("404")
+    assert not list((tmp_path / "lost").glob("*gone*"))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl-C to one process")
 def test_ctrl_c_stops_the_job_and_another_one_goes_on(server, tmp_path):
     path = tmp_path / "graph.json"
