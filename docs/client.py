@@ -5,6 +5,7 @@ import asyncio
 import json
 import sys
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,9 @@ async def run(args: argparse.Namespace, http: aiohttp.ClientSession) -> None:
             else:
                 raise ConnectionError(f"{args.server} has closed the connection.")
         except BaseException:  # Ctrl-C is one.
-            await http.post("/queue", json={"delete": [job]})
-            await http.post("/interrupt", json={"prompt_id": job})
+            with suppress(aiohttp.ClientError):  # A server that is gone: what is raised says so.
+                await http.post("/queue", json={"delete": [job]})
+                await http.post("/interrupt", json={"prompt_id": job})
             raise
     result = (await (await http.get(f"/history/{job}")).json())[job]
     for kind, data in result["status"]["messages"]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
+from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
@@ -35,7 +39,7 @@ def command(server, workflow: Path, *options: str | Path, address: str = "") -> 
 def canny(server, tmp_path_factory) -> Path:
     """LoadImage, one hint, SaveImage: small, and with one output only."""
     graph = {
-        "1": {"class_type": "LoadImage", "inputs": {"image": "astronaut.png"}, "_meta": {"title": "Picture"}},
+        "1": {"class_type": "LoadImage", "inputs": {"image": "astronaut.png"}},  # No title, as graphs written by hand.
         "2": {
             "class_type": "NextControlCanny",
             "inputs": {"image": ["1", 0], "resolution": 128, "low_threshold": 100, "high_threshold": 200},
@@ -63,6 +67,39 @@ def wait_for_idle(server) -> None:
     while any(server.get_json("/queue").values()):
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+class Cable:
+    """Lies between client and server, and can be cut."""
+
+    def __init__(self, server) -> None:
+        self.server = urlsplit(server.address)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.ends = [self.listener]
+        Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # Cut.
+            while True:
+                near, _ = self.listener.accept()
+                far = socket.create_connection((self.server.hostname, self.server.port))
+                self.ends += [near, far]
+                for ends in ((near, far), (far, near)):
+                    Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        """All that goes through it, and what would."""
+        for end in self.ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
 
 
 def test_the_page_shows_the_client_as_it_is():
@@ -162,6 +199,20 @@ def test_ctrl_c_stops_the_job_and_another_one_goes_on(server, tmp_path):
         assert client.wait(20) == 1
         assert client.stderr.read() == "Cancelled.\n"
     assert wait(server, waiting)["status"]["status_str"] == "success"
+    wait_for_idle(server)
+
+
+def test_a_lost_connection_is_said(server, tmp_path):
+    path, cable = tmp_path / "graph.json", Cable(server)
+    path.write_text(json.dumps(small_graph(steps=10_000)), encoding="utf-8")
+    call = command(server, path, address=cable.address)
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
+        while not client.stdout.readline().startswith("KSampler 1/"):
+            assert client.poll() is None, client.stderr.read()
+        cable.cut()
+        assert client.wait(20) == 1
+        assert client.stderr.read() == f"{cable.address} has closed the connection.\n"
+    server.post_json("/interrupt", {})
     wait_for_idle(server)
 
 
