@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 WORKFLOWS = ROOT / "workflows" / "api"
 EXAMPLES = {"demo_controlnext": "ControlNeXt", "demo_ctrlora": "CtrLoRA", "demo_two_conditions": "two conditions"}
 TRAINING = "demo_train_ctrlora"
-SUBJECTS = (("cat face", "dog face"), ("red apple", "tangerine"), ("red heart", "strawberry"))
+SUBJECTS = (("cat face", "pig face"), ("pear", "avocado"), ("tomato", "strawberry"))
 """What the hints are taken from, and what is drawn by them."""
 SHOWN = ("Source", "Hint", "Without control", "ControlNeXt", "CtrLoRA", "Hint: colours", "Two conditions")
 TRAINED = ("Source", "Hint", "Before training", "After training")

@@ -23,7 +23,7 @@ from host_library import import_host, import_pack
 from provide import SetupError, cache_home, say
 
 INSIDE = "NEXTCONTROL_DEMO_TRAIN_INSIDE"
-STEPS = {"pictures": 0, "autoencoder": 2400, "model": 3000, "controls": 0, "measure": 0}
+STEPS = {"pictures": 0, "autoencoder": 2400, "model": 10000, "controls": 0, "measure": 0}
 
 
 def main(arguments: list[str]) -> int:
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("piece", choices=list(STEPS), help="what to do")
     parser.add_argument(
-        "--steps", type=int, help="of the whole piece; default: 2400 (autoencoder), 3000 (model), of each control its own"
+        "--steps", type=int, help="of the whole piece; default: 2400 (autoencoder), 10000 (model), of each control its own"
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after this time; default: at the end")
     parser.add_argument("--folder", type=Path, default=cache_home() / "demo-training", help="default: in the cache")

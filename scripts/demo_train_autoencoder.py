@@ -19,6 +19,8 @@ STATE = "autoencoder_state.pt"
 RESULT = "demo_vae.safetensors"
 BATCH, PART = 16, 4
 """Pictures of a step, and of the parts that threads take in turn."""
+AT_ONCE = 64
+"""Pictures that are encoded together when nothing is trained."""
 LATENT_CHANNELS, FACTOR = 4, 8
 PLAIN, COLORED = 13, 2
 """Pictures of a batch on white, and on another ground; the rest are edges, white on black, in [0, 1]."""
@@ -108,17 +110,12 @@ def loss_of(network: Any, batch: Tensor, noise: Tensor) -> Tensor:
     return error.abs().mean() + GRADIENT_WEIGHT * slopes + KL_WEIGHT * divergence
 
 
-def encoded(network: Any, pictures: np.ndarray) -> Tensor:
-    """Latents of pictures on white, (N, 4, 16, 16)."""
+def encoded(network: Any, pictures: Tensor) -> Tensor:
+    """Map pictures (N, 3, 128, 128) in [0, 1] to latents (N, 4, 16, 16)."""
     import torch
 
     with torch.inference_mode():
-        return torch.cat([network.encode(on_ground(part) * 2 - 1) for part in np_batches(pictures)])
-
-
-def np_batches(pictures: np.ndarray, size: int = 64) -> list[np.ndarray]:
-    """Parts of an array."""
-    return [pictures[start : start + size] for start in range(0, len(pictures), size)]
+        return torch.cat([network.encode(part * 2 - 1) for part in pictures.split(AT_ONCE)])
 
 
 def normalise(network: Any, pictures: np.ndarray) -> None:
@@ -130,13 +127,13 @@ def normalise(network: Any, pictures: np.ndarray) -> None:
     import torch
     from torch.nn import functional as F
 
-    latents = encoded(network, pictures).clone()
+    flat = on_ground(pictures)
+    latents = encoded(network, flat).clone()
     rows = latents.movedim(1, -1).flatten(0, 2).double()
     mean = rows.mean(dim=0)
     values, vectors = torch.linalg.eigh(torch.cov(rows.T))
     whitening = vectors @ torch.diag(values.rsqrt()) @ vectors.T
-    colors = torch.cat([F.avg_pool2d(on_ground(part) * 2 - 1, 8) for part in np_batches(pictures)])
-    colors = colors.movedim(1, -1).flatten(0, 2).double()
+    colors = F.avg_pool2d(flat * 2 - 1, FACTOR).movedim(1, -1).flatten(0, 2).double()
     factors = torch.tensor(comfy.latent_formats.SD15().latent_rgb_factors).double()
     # The rotation that brings white latents nearest to those whose preview has the true colours (Procrustes).
     wanted = (colors - colors.mean(dim=0)) @ torch.linalg.pinv(factors)
@@ -168,8 +165,7 @@ def psnr_of(network: Any, pictures: np.ndarray) -> float:
 
     found = []
     with torch.inference_mode():
-        for part in np_batches(pictures):
-            flat = on_ground(part)
-            back = ((network.decode(network.encode(flat * 2 - 1)) + 1) / 2).clamp(0, 1)
-            found.append(-10 * (back - flat).square().mean(dim=(1, 2, 3)).log10())
+        for part in on_ground(pictures).split(AT_ONCE):
+            back = ((network.decode(network.encode(part * 2 - 1)) + 1) / 2).clamp(0, 1)
+            found.append(-10 * (back - part).square().mean(dim=(1, 2, 3)).log10())
     return float(torch.cat(found).mean())

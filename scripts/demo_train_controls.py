@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from demo_train_autoencoder import on_ground
-from demo_train_pictures import SIDE, SUBJECTS, load_pictures
+from demo_train_pictures import SIDE, SUBJECTS, load_pictures, warped
 from provide import say
 
 if TYPE_CHECKING:
@@ -51,12 +51,12 @@ CONTROLS: Mapping[str, Control] = {
     BASE: Control(
         "ctrlora_base",
         ("canny", "palette", "pixel"),
-        {"steps": 1100, "batch_size": 16, "learning_rate": 5e-4, "ema_decay": 0.99},
+        {"steps": 2000, "batch_size": 16, "learning_rate": 5e-4, "ema_decay": 0.99},
     ),
     "demo_controlnext_canny": Control(
         "controlnext",
         ("canny",),
-        {"steps": 800, "batch_size": 12, "learning_rate": 2e-4, "ema_decay": 0.99},
+        {"steps": 1700, "batch_size": 12, "learning_rate": 2e-4, "ema_decay": 0.99},
         {"scale": 1.0, "control_rate_factor": 10.0, "width": 0.25},
     ),
     "demo_ctrlora_grayscale": Control(
@@ -175,11 +175,20 @@ def make_pairs(folder: Path) -> None:
 
 
 def parts_of(folder: Path, *, is_held_out: bool = False) -> tuple[Tensor, list[str], list[int]]:
-    """Pictures of the subjects (N, 128, 128, 3), captions and places: those for pairs, or those that are held out."""
+    """Pictures of the subjects, warped so that a name leaves the outline to the control.
+
+    Args:
+        folder: With the pictures.
+        is_held_out: Gives those that are held out, and not those for pairs.
+
+    Returns:
+        Pictures (N, 128, 128, 3), captions, and places among all pictures.
+    """
     pictures, rows = load_pictures(folder)
     subjects = [place for place, row in enumerate(rows) if row["group"] in SUBJECTS]
     chosen = [place for number, place in enumerate(subjects) if (number % EVERY == HELD_OUT) == is_held_out]
-    return on_ground(pictures[chosen]).movedim(1, -1).contiguous(), [rows[place]["caption"] for place in chosen], chosen
+    found = warped(on_ground(pictures[chosen]), seed=int(is_held_out))
+    return found.movedim(1, -1).contiguous(), [rows[place]["caption"] for place in chosen], chosen
 
 
 def hints_of(condition: str, pictures: Tensor) -> Tensor:

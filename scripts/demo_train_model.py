@@ -6,9 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from demo_train_autoencoder import RESULT as VAE_FILE
-from demo_train_autoencoder import SCALE, encoded
+from demo_train_autoencoder import SCALE, encoded, on_ground
 from demo_train_kit import Run, indices
-from demo_train_pictures import SUBJECTS, load_pictures
+from demo_train_pictures import SUBJECTS, load_pictures, warped
 from provide import SetupError, say
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ WITH_TAGS = 0.2
 """Part of the captions that get one or two of the picture's other words."""
 SNR_LIMIT = 5.0
 """Above this ratio of signal to noise a step counts less: it is easy, and shape and colour are decided before."""
+WARPS = 4
+"""Warped versions of a picture, and of its mirrored one, that are learned beside them."""
 SIDES = ("left", "right", "clock", "thirty")
 """Pictures with these words in the name are not mirrored."""
 
@@ -86,14 +88,15 @@ class Data:
         self.rows = [row for row, is_chosen in zip(rows, chosen, strict=True) if is_chosen]
         network = DemoAutoencoder()
         network.load_state_dict({key: tensor.float() for key, tensor in load_file(folder / VAE_FILE).items()})
-        subjects = pictures[chosen]
-        mirrored = [*subjects[:, :, ::-1].copy()]
+        subjects = on_ground(pictures[chosen])
+        mirrored = subjects.flip(-1)
         for place, row in enumerate(self.rows):
             if any(side in row["caption"] for side in SIDES):
                 mirrored[place] = subjects[place]
-        import numpy as np
-
-        self.latents = torch.stack([encoded(network, subjects), encoded(network, np.stack(mirrored))]).clone() * SCALE
+        # Seeds that the pairs of the controls do not have.
+        changed = [warped(shown, seed + 2) for seed in range(WARPS) for shown in (subjects, mirrored)]
+        versions = [subjects, mirrored, *changed]
+        self.latents = torch.stack([encoded(network, version) for version in versions]).clone() * SCALE
         self.tokenizer = comfy.sd1_clip.SDTokenizer()
         # Of all pictures, so that a training with more subjects can go on from these weights.
         texts = [self.tokens([row["caption"], ", ".join(row["tags"])]) for row in rows]
@@ -125,7 +128,7 @@ class Data:
 
         draw, torch_draw = np.random.default_rng([1, step]), torch.Generator().manual_seed(step)
         places = list(indices(len(self.rows), BATCH, step))
-        latents = self.latents[torch.from_numpy(draw.integers(0, 2, BATCH)), torch.tensor(places)]
+        latents = self.latents[torch.from_numpy(draw.integers(0, len(self.latents), BATCH)), torch.tensor(places)]
         tokens = self.tokens([self.caption(self.rows[place], draw) for place in places])
         # One timestep from each of as many equal parts: the loss wavers less than with free draws.
         parts = (torch.randperm(BATCH, generator=torch_draw) + torch.rand(BATCH, generator=torch_draw)) / BATCH

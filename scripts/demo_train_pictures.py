@@ -16,6 +16,7 @@ from provide import SetupError, say
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
 PICTURES = "@lobehub/fluent-emoji-3d@1.1.0"
 NAMES = "emojibase-data@17.0.0"
@@ -37,6 +38,8 @@ GROUPS = {
 }  # fmt: skip
 SUBJECTS = (0, 3, 4, 5, 6, 7)
 """Groups that the diffusion model learns; the autoencoder learns from all."""
+SMALLEST, TURN, BEND = 0.6, 0.35, 0.15
+"""How far a picture is warped: its least width and height, radians, and parts of half a side."""
 
 
 def prepare_pictures(folder: Path) -> Path:
@@ -76,6 +79,34 @@ def load_pictures(folder: Path) -> tuple[np.ndarray, list[dict[str, Any]]]:
 
     with np.load(folder / RESULT) as archive:
         return archive["pictures"], json.loads((folder / CAPTIONS).read_text(encoding="utf-8"))
+
+
+def warped(pictures: Tensor, seed: int) -> Tensor:
+    """Turn each picture, make it narrower and lower, move and bend it, at random: its name then leaves the shape to a control.
+
+    Args:
+        pictures: (N, 3, H, W) in [0, 1], on white.
+        seed: Of what is random.
+
+    Returns:
+        (N, 3, H, W), on white.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    count, draw = len(pictures), torch.Generator().manual_seed(seed)
+
+    def even(*shape: int) -> Tensor:
+        return torch.rand(count, *shape, generator=draw) * 2 - 1
+
+    size = SMALLEST + (1 - SMALLEST) * (even(2) + 1) / 2
+    shift, angle = even(2) * (1 - size), even() * TURN
+    # From places in the result to those in the picture: back by the shift, turned, and further out where it is made smaller.
+    turn = torch.stack([torch.stack([angle.cos(), angle.sin()], 1), torch.stack([-angle.sin(), angle.cos()], 1)], 1)
+    back = turn / size[:, :, None]
+    places = F.affine_grid(torch.cat([back, -back @ shift[:, :, None]], 2), list(pictures.shape), align_corners=False)
+    bends = F.interpolate(even(2, 4, 4) * BEND, pictures.shape[-2:], mode="bicubic", align_corners=True)
+    return 1 - F.grid_sample(1 - pictures, places + bends.movedim(1, -1), align_corners=False)
 
 
 def _is_wanted(row: dict[str, Any]) -> bool:

@@ -28,7 +28,8 @@ The papers' claims in small, on the demo model. `{command}` trains, measures and
 hand, and the numbers decide which sentence stands here.
 
 * Data: {pairs} emoji pictures with their names to train on, mirrored ones where more are asked for, and {held_out} others that
-  no control has seen to measure on. The diffusion model itself knows all of them: a name alone brings a picture near its own.
+  no control has seen to measure on. All are turned, made smaller, moved and bent at random. The diffusion model knows all these
+  things, in other shapes: a name says what is drawn, and not its outline.
 * Trainings: the pack's trainer, {extent.steps} steps of {extent.batch} pairs and {extent.pairs:,} pairs in all unless said
   otherwise, {dropout:.0%} of the captions left out, AdamW at a constant rate: LoRA {rates[ctrlora]:g}, networks trained whole
   {rates[controlnet]:g}, ControlNeXt {rates[controlnext]:g} and {factor:g} times that for its module. {seeds}

@@ -9,6 +9,7 @@ import demo_train_autoencoder as autoencoder
 import demo_train_kit
 import demo_train_measure as measuring
 import demo_train_model as model
+import demo_train_pictures as drawn
 import numpy as np
 import pytest
 import torch
@@ -140,6 +141,27 @@ def test_edges_follow_the_outline_and_nothing_else():
     assert set(lines.unique().tolist()) == {0.0, 1.0}
     assert (distance[lines > 0] - 40).abs().max() < 2
     assert 150 < float(lines.sum()) < 600
+
+
+def test_pictures_for_pairs_are_warped_by_their_seed_alone(monkeypatch):
+    pictures = autoencoder.on_ground(discs())
+    again = [drawn.warped(pictures, seed) for seed in (0, 0, 1)]
+    assert torch.equal(again[0], again[1])
+    assert all((one - other).abs().mean() > 0.01 for one, other in zip(again[0], again[2], strict=True))
+    for limit, value in {"SMALLEST": 1.0, "TURN": 0.0, "BEND": 0.0}.items():
+        monkeypatch.setattr(drawn, limit, value)
+    assert torch.allclose(drawn.warped(pictures, 0), pictures, atol=1e-4)
+
+
+def test_a_picture_that_is_made_smaller_stays_whole_on_white(monkeypatch):
+    monkeypatch.setattr(drawn, "TURN", 0.0)
+    monkeypatch.setattr(drawn, "BEND", 0.0)
+    found = 1 - drawn.warped(torch.zeros(50, 1, 64, 64), 0)[:, 0]
+    widths, heights = found.amax(1).sum(1) / 64, found.amax(2).sum(1) / 64
+    assert torch.allclose(found.mean((1, 2)), widths * heights, atol=0.01), "a whole rectangle"
+    for sides in (widths, heights):
+        assert drawn.SMALLEST - 0.02 < sides.min() < drawn.SMALLEST + 0.1
+        assert 0.9 < sides.max() <= 1
 
 
 @pytest.fixture(scope="module")
