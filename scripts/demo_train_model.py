@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from demo_train_autoencoder import RESULT as VAE_FILE
@@ -94,8 +95,8 @@ class Data:
             if any(side in row["caption"] for side in SIDES):
                 mirrored[place] = subjects[place]
         # Seeds that the pairs of the controls do not have.
-        changed = [warped(shown, seed + 2) for seed in range(WARPS) for shown in (subjects, mirrored)]
-        versions = [subjects, mirrored, *changed]
+        changed = (warped(shown, seed + 2) for seed in range(WARPS) for shown in (subjects, mirrored))
+        versions = chain((subjects, mirrored), changed)  # One at a time: each has 200 MB.
         self.latents = torch.stack([encoded(network, version) for version in versions]).clone() * SCALE
         self.tokenizer = comfy.sd1_clip.SDTokenizer()
         # Of all pictures, so that a training with more subjects can go on from these weights.
