@@ -66,7 +66,8 @@ class ControlEncoder(nn.Module):
         )
         self.middle_block_out = nn.Sequential(operations.Conv2d(middle.channels, middle.channels, 1, **factory))
         for name, module in self.named_modules():
-            if next(module.parameters(recurse=False), None) is not None:
+            # Every leaf, with parameters or not: under dynamic VRAM the host's layers have none before they are loaded.
+            if next(module.children(), None) is None:
                 module.name = name
 
     def controls(

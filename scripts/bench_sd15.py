@@ -60,14 +60,15 @@ def build_base() -> Any:
     import comfy.ops
     from nextcontrol.models.ctrlora import CtrLoRA, read_config
     from nextcontrol.models.state_dict import shapes_of
-    from nextcontrol.nodes.host.ctrlora_load import CtrLoRABase, manage
+    from nextcontrol.nodes.host.ctrlora_load import CtrLoRABase
+    from nextcontrol.nodes.host.managed import manage
     from nextcontrol.nodes.host.result_cache import ResultCache
 
     native = build_controlnet().control_model.state_dict()
     own = {key: tensor for key, tensor in native.items() if not key.startswith("input_hint_block")}
     network = CtrLoRA(read_config(shapes_of(own)), comfy.ops.manual_cast, device="meta")
     network.load_state_dict(own, assign=True)
-    return CtrLoRABase("bench", "bench", network.config, shapes_of(own), manage(network), None, ResultCache(0))
+    return CtrLoRABase("bench", "bench", network.config, shapes_of(own), manage(network, "bench"), None, ResultCache(0))
 
 
 def build_condition(base: Any, rank: int) -> Any:
@@ -77,7 +78,7 @@ def build_condition(base: Any, rank: int) -> Any:
     from nextcontrol.models.ctrlora_file import is_replaced, linear_names
     from nextcontrol.nodes.host.ctrlora_control import CtrLoRAControl
     from nextcontrol.nodes.host.ctrlora_hint import Posterior
-    from nextcontrol.nodes.host.ctrlora_load import manage
+    from nextcontrol.nodes.host.managed import manage
 
     dtype = next(base.network.model.parameters()).dtype
     lora = {}
@@ -85,7 +86,7 @@ def build_condition(base: Any, rank: int) -> Any:
         out, width = base.shapes[f"{name}.weight"]
         lora[name] = (torch.randn(rank, width, dtype=dtype) / rank, torch.randn(out, rank, dtype=dtype) / rank)
     replaced = {key: torch.randn(shape, dtype=dtype) / 100 for key, shape in base.shapes.items() if is_replaced(key)}
-    return CtrLoRAControl(base, manage(Condition(lora, replaced)), 1.0, Posterior(), object())
+    return CtrLoRAControl(base, manage(Condition(lora, replaced), "bench"), 1.0, Posterior(), object())
 
 
 def give_hint(control: Any, hint: Any) -> Any:

@@ -37,6 +37,18 @@ import_host(_host_folder(), _base, is_cpu=True)
 import_pack()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def dynamic_vram_of_the_run():
+    """NEXTCONTROL_DYNAMIC_VRAM=1 runs all tests under dynamic VRAM; see dynamic_vram.py."""
+    if os.environ.get("NEXTCONTROL_DYNAMIC_VRAM") != "1":
+        yield
+        return
+    from dynamic_vram import dynamic_vram
+
+    with dynamic_vram():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_gradients():
     """Nodes run in inference mode, and so do the tests."""

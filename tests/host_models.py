@@ -15,11 +15,14 @@ import comfy.conds
 import comfy.model_management
 import comfy.model_patcher
 import comfy.model_sampling
+import comfy.ops
 import comfy.sampler_helpers
 import comfy.samplers
 import comfy.supported_models
+import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
+from dynamic_vram import filled_layers
 from nextcontrol.models.controlnext import GENERATIONS, ControlNeXt
 from seeded import seeded_state_dict
 
@@ -88,19 +91,38 @@ def build_model(variant: str, seed: int = 0) -> ModelPatcher:
     Returns:
         Ready for a sampler, on the CPU.
     """
+    # As the host's own loaders do; see nodes/host/managed.py.
+    return make_model(variant, seed, getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher))
+
+
+def make_model(variant: str, seed: int = 0, kind: type[ModelPatcher] = ModelPatcher, **_: Any) -> ModelPatcher:
+    """As `build_model`, another one at each call."""
     config_class = _CONFIG_CLASSES[variant.split("_", maxsplit=1)[0]]
     arguments = UNET_CONFIGS[variant]
     config = config_class({key: value[:] if isinstance(value, list) else value for key, value in arguments.items()})
     for name in ("num_heads", "num_head_channels"):
         if name in arguments:
             config.unet_config[name] = arguments[name]  # the class of the family has its own
-    model = config.get_model({}, "", device=None)
+    with filled_layers():
+        model = config.get_model({}, "", device=None)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.diffusion_model.parameters():
         scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * scale)
     device = comfy.model_management.get_torch_device()
-    return ModelPatcher(model.eval(), load_device=device, offload_device=device)
+    patcher = kind(model.eval(), load_device=device, offload_device=device)
+    # The host calls this for a model without dynamic VRAM.
+    patcher.cached_patcher_init = (make_model, (variant, seed))
+    return patcher
+
+
+def weight_in_use(model: ModelPatcher, key: str) -> torch.Tensor:
+    """What a layer of a loaded model computes with, in fp32: under dynamic VRAM its patches come in on the way."""
+    path, _, leaf = key.rpartition(".")
+    layer = comfy.utils.get_attr(model.model, path)
+    if leaf not in ("weight", "bias") or not hasattr(layer, "comfy_cast_weights"):
+        return comfy.utils.get_attr(model.model, key)
+    return comfy.ops.cast_bias_weight(layer, torch.zeros(1))[leaf == "bias"]
 
 
 def narrow_module(generation: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -212,7 +212,7 @@ def training_mode(networks: Sequence[ModelPatcher], is_cast: bool) -> Iterator[N
         With gradients enabled.
     """
     comfy.model_management.load_models_gpu(list(networks))
-    with torch.inference_mode(mode=False), torch.enable_grad(), ExitStack() as stack:
+    with torch.inference_mode(mode=False), torch.enable_grad(), _marked(), ExitStack() as stack:
         for network in networks:
             module = getattr(network.model, "diffusion_model", network.model)
             share_with_autograd(module)
@@ -229,7 +229,10 @@ def share_with_autograd(network: nn.Module) -> None:
     for module in network.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter.is_inference():
-                module._parameters[name] = nn.Parameter(_shared(parameter.detach()), requires_grad=False)
+                shared = nn.Parameter(_shared(parameter.detach()), requires_grad=False)
+                # The host keeps notes on its parameters, such as the type that a layer computes in.
+                shared.__dict__.update(parameter.__dict__)
+                module._parameters[name] = shared
         for name, buffer in module._buffers.items():
             if buffer is not None and buffer.is_inference():
                 module._buffers[name] = _shared(buffer.detach())
@@ -241,6 +244,20 @@ def _shared(tensor: Tensor) -> Tensor:
         return torch.from_dlpack(tensor)
     except (BufferError, RuntimeError, TypeError):  # a type that the exchange format does not know
         return tensor.clone()
+
+
+@contextmanager
+def _marked() -> Iterator[None]:
+    """Newer hosts are told that a training runs: their layers then leave out what autograd cannot follow."""
+    management = comfy.model_management
+    if not hasattr(management, "in_training"):
+        yield
+        return
+    before, management.in_training = management.in_training, True
+    try:
+        yield
+    finally:
+        management.in_training = before
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import comfy.model_management
 import comfy.ops
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -26,6 +25,7 @@ from ...models.injection import FAMILY_TITLES, INJECTIONS, NORMALIZATIONS, Famil
 from ...models.state_dict import control_part, shapes_of, unet_part
 from .files import check_finite, read_file
 from .folders import CONTROLNEXT_FOLDERS, UNET_FOLDERS, find_file, fingerprint
+from .managed import manage
 from .unet_weights import UNetWeights
 
 logger = logging.getLogger("nextcontrol")
@@ -94,11 +94,8 @@ class ControlNeXtFile:
         """The module under the host's memory management; the same object for every control that uses it."""
         padding = injection.stem_padding if self.stem_padding is None else self.stem_padding
         if padding not in self._networks:
-            self._networks[padding] = ModelPatcher(
-                load_controlnext(self.tensors, padding, comfy.ops.manual_cast),
-                load_device=comfy.model_management.get_torch_device(),
-                offload_device=comfy.model_management.unet_offload_device(),
-            )
+            network = load_controlnext(self.tensors, padding, comfy.ops.manual_cast)
+            self._networks[padding] = manage(network, self.name, is_layered=True)
         return self._networks[padding]
 
 

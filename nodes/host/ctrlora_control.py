@@ -22,6 +22,7 @@ from .ctrlora_hint import LATENT_CHANNELS, HintLatents, Posterior
 from .ctrlora_load import CtrLoRABase
 from .hints import LATENT_SCALE, check_image, rows_of, window_of
 from .layout import Size
+from .managed import ONE_GPU
 from .vae_family import is_sdxl_vae
 
 HEADS = 8
@@ -78,6 +79,14 @@ class CtrLoRAControl(ControlBase):
         copy = CtrLoRAControl(self.base, self.condition, self.lora_strength, self.posterior, self.identity, self.name)
         self.copy_to(copy)
         return copy
+
+    def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> CtrLoRAControl:  # noqa: ARG002
+        """Refuse the host's wish for a copy on a second GPU.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(ONE_GPU.format(self.name))
 
     def get_models(self) -> list[ModelPatcher]:
         """The networks to load: the base and each condition once, however long the chain."""

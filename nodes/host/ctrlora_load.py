@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import comfy.model_management
 import comfy.ops
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...models.adapted import LORA
 from ...models.ctrlora import CtrLoRA, CtrLoRAConfig
@@ -27,6 +27,7 @@ from ...models.state_dict import shapes_of
 from .controlnext_file import NO_FILE
 from .files import check_finite, read_file
 from .folders import CTRLORA_FOLDERS, find_file, fingerprint
+from .managed import manage
 from .result_cache import ResultCache
 
 logger = logging.getLogger("nextcontrol")
@@ -79,12 +80,12 @@ def load_base(base_file: str, use_embedded_lora: bool, cache_megabytes: int) -> 
         if not own_lora.layers:
             raise ValueError(f"'{base_file}' has no LoRA of its own: switch embedded_lora off.")
         check_finite(own_lora.tensors(), base_file)
-        embedded = manage(own_lora)
+        embedded = manage(own_lora, base_file)
     network = CtrLoRA(config, comfy.ops.manual_cast, device="meta")
     network.load_state_dict(_to_host_type(own), strict=True, assign=True)
     logger.info("'%s': CtrLoRA base, %d parameters", base_file, sum(tensor.numel() for tensor in own.values()))
     return CtrLoRABase(
-        base_file, fingerprint(base_file, CTRLORA_FOLDERS), config, shapes, manage(network), embedded,
+        base_file, fingerprint(base_file, CTRLORA_FOLDERS), config, shapes, manage(network, base_file), embedded,
         ResultCache(cache_megabytes * MEGABYTE),
     )  # fmt: skip
 
@@ -126,7 +127,7 @@ def load_condition(base: CtrLoRABase, lora_file: str, condition: str) -> tuple[M
         logger.warning("'%s' lacks %d tensors such as '%s': the base's are used", lora_file, len(missing), missing[0])
     ranks = sorted({len(found.tensor(f"{name}{LORA}down.weight")) for name in found.layers})
     logger.info("'%s': CtrLoRA LoRA of rank %s on %d layers", lora_file, "/".join(map(str, ranks)), len(found.layers))
-    return manage(found), (base.source, fingerprint(lora_file, CTRLORA_FOLDERS), condition)
+    return manage(found, lora_file), (base.source, fingerprint(lora_file, CTRLORA_FOLDERS), condition)
 
 
 def _check_choice(lora_file: str, condition: str, names: list[str]) -> None:
@@ -155,12 +156,3 @@ def _to_host_type(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     if comfy.model_management.get_torch_device().type == "cpu":
         return tensors  # weights are cast layer by layer: a copy in another type would only cost memory
     return {key: tensor.to(wanted) for key, tensor in tensors.items()}
-
-
-def manage(network: nn.Module) -> ModelPatcher:
-    """Put a network under the host's memory management."""
-    return ModelPatcher(
-        network.eval().requires_grad_(False),
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
-    )

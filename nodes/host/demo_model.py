@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import comfy.clip_model
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models
@@ -87,18 +88,29 @@ class VocabularyEmbedding(nn.Module):
 
 
 class DemoTextModel(comfy.clip_model.CLIPTextModel):
-    """The host's CLIP text model with few layers and a small vocabulary."""
+    """The host's CLIP text model with few layers and a small vocabulary, filled at once: the host may load it at once."""
 
-    def __init__(self, config: dict[str, Any], dtype: Any, device: Any, operations: Any, *, vocabulary: Tensor) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        dtype: Any,
+        device: Any,
+        operations: Any,
+        *,
+        vocabulary: Tensor,
+        fill: Callable[[nn.Module, torch.dtype], None] = lambda _network, _dtype: None,
+    ) -> None:
         super().__init__(config, dtype, device, operations)
         self.set_input_embeddings(VocabularyEmbedding(vocabulary, operations, dtype=dtype, device=device))
+        fill(self, dtype)
 
 
-def load_demo_model(folder: Path = DEMO) -> tuple[ModelPatcher, Any, Any]:
+def load_demo_model(folder: Path = DEMO, disable_dynamic: bool = False) -> tuple[ModelPatcher, Any, Any]:
     """Load the demo model.
 
     Args:
         folder: With the three files.
+        disable_dynamic: Load each network whole, also where the host has dynamic VRAM.
 
     Returns:
         The host's MODEL, CLIP and VAE.
@@ -111,15 +123,29 @@ def load_demo_model(folder: Path = DEMO) -> tuple[ModelPatcher, Any, Any]:
     vocabulary = text.pop(VOCABULARY, None)
     if vocabulary is None or vocabulary.ndim != 1 or vocabulary.dtype != torch.int32:
         raise ValueError(_damaged(folder / TEXT_FILE, f"its list of tokens, '{VOCABULARY}', is missing or no list"))
-    model = build_model(unet, folder / UNET_FILE)
-    clip = build_clip(text, vocabulary, folder / TEXT_FILE)
-    loaded = model, clip, build_vae(vae, folder / VAE_FILE)
+    model = build_model(unet, folder / UNET_FILE, disable_dynamic)
+    clip = build_clip(text, vocabulary, folder / TEXT_FILE, disable_dynamic)
+    loaded = model, clip, build_vae(vae, folder / VAE_FILE, disable_dynamic)
+    for index, patcher in enumerate(patchers_of(loaded)):
+        # The host calls this to make the model anew: on another device, or without dynamic VRAM.
+        patcher.cached_patcher_init = (load_demo_patchers, (folder,), index)
     count = sum(tensor.numel() for part in (unet, text, vae) for tensor in part.values())
     LOG.info("Demo model: %.1f million parameters, SD1.5's topology, 128x128 pictures; a demo, no replacement.", count / 1e6)
     return loaded
 
 
-def build_model(weights: Mapping[str, Tensor], source: Path) -> ModelPatcher:
+def load_demo_patchers(folder: Path, disable_dynamic: bool = False) -> list[ModelPatcher]:
+    """As `load_demo_model`; the patchers of the three alone."""
+    return patchers_of(load_demo_model(folder, disable_dynamic))
+
+
+def patchers_of(loaded: tuple[ModelPatcher, Any, Any]) -> list[ModelPatcher]:
+    """What the host manages memory with, of MODEL, CLIP and VAE."""
+    model, clip, vae = loaded
+    return [model, clip.patcher, vae.patcher]
+
+
+def build_model(weights: Mapping[str, Tensor], source: Path, disable_dynamic: bool = False) -> ModelPatcher:
     """The MODEL of a UNet's weights; `source` is named in errors."""
     management = comfy.model_management
     device, offload = management.get_torch_device(), management.unet_offload_device()
@@ -129,33 +155,33 @@ def build_model(weights: Mapping[str, Tensor], source: Path) -> ModelPatcher:
     dtype = management.unet_dtype(model_params=size, supported_dtypes=types, weight_dtype=torch.float16)
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, types))
     model = config.get_model({}, "").to(offload)
-    _fill(model.diffusion_model, weights, source)
-    return ModelPatcher(model, load_device=device, offload_device=offload)
+    _fill(model.diffusion_model, dtype, weights, source)
+    return _patcher(disable_dynamic)(model, load_device=device, offload_device=offload)
 
 
-def build_clip(weights: Mapping[str, Tensor], vocabulary: Tensor, source: Path) -> Any:
+def build_clip(weights: Mapping[str, Tensor], vocabulary: Tensor, source: Path, disable_dynamic: bool = False) -> Any:
     """The CLIP of a text encoder's weights; `source` is named in errors."""
     target = comfy.supported_models_base.ClipTarget(lambda **_: _tokenizer(), comfy.sd1_clip.SD1ClipModel)
     target.params = {
         "clip_model": comfy.sd1_clip.SDClipModel,
         "textmodel_json_config": TEXT_CONFIG,
-        "model_class": partial(DemoTextModel, vocabulary=vocabulary),
+        "model_class": partial(DemoTextModel, vocabulary=vocabulary, fill=partial(_fill, weights=weights, source=source)),
         "return_projected_pooled": False,
     }
-    clip = comfy.sd.CLIP(target, parameters=sum(tensor.numel() for tensor in weights.values()))
-    _fill(clip.cond_stage_model.clip_l.transformer, weights, source)
-    return clip
+    knows_dynamic = hasattr(comfy.model_patcher, "CoreModelPatcher")
+    options = {"disable_dynamic": disable_dynamic} if knows_dynamic else {}
+    return comfy.sd.CLIP(target, parameters=sum(tensor.numel() for tensor in weights.values()), **options)
 
 
-def build_vae(weights: Mapping[str, Tensor], source: Path) -> Any:
+def build_vae(weights: Mapping[str, Tensor], source: Path, disable_dynamic: bool = False) -> Any:
     """The VAE of an autoencoder's weights; `source` is named in errors."""
-    network = DemoAutoencoder(comfy.ops.disable_weight_init).eval().requires_grad_(requires_grad=False)
-    _fill(network, weights, source)
     donor = AutoencoderKL(**_DONOR).state_dict()
     vae = comfy.sd.VAE(sd=donor, config={"params": _DONOR})
-    vae.first_stage_model = network.to(vae.vae_dtype)
+    network = DemoAutoencoder(comfy.ops.disable_weight_init).eval().requires_grad_(requires_grad=False)
+    _fill(network, vae.vae_dtype, weights, source)
+    vae.first_stage_model = network
     old = vae.patcher
-    vae.patcher = ModelPatcher(network, load_device=old.load_device, offload_device=old.offload_device)
+    vae.patcher = _patcher(disable_dynamic)(network, load_device=old.load_device, offload_device=old.offload_device)
     # What `VAE.model_size()` gives, which ComfyUI 0.3.52 does not have.
     vae.size = comfy.model_management.module_size(network)
     return vae
@@ -178,14 +204,33 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ValueError(_damaged(path, f"it cannot be read, {error}")) from error
 
 
-def _fill(network: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    wanted = {key: tensor.shape for key, tensor in network.state_dict().items()}
-    found = {key: tensor.shape for key, tensor in weights.items()}
+def _fill(network: nn.Module, dtype: torch.dtype, weights: Mapping[str, Tensor], source: Path) -> None:
+    wanted = dict(_shapes_of(network))
+    found = {key: tuple(tensor.shape) for key, tensor in weights.items()}
     if wanted != found:
         key = min(key for key in wanted | found if wanted.get(key) != found.get(key))
         shapes = [list(shapes[key]) if key in shapes else "missing" for shapes in (found, wanted)]
         raise ValueError(_damaged(source, f"'{key}' is {shapes[0]} in it and should be {shapes[1]}"))
     network.load_state_dict(weights)
+    # Layers that were empty until now have taken the file's type.
+    network.to(dtype)
+
+
+def _shapes_of(network: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """What a state dict holds, layers included that the host leaves empty until they are filled, as under dynamic VRAM."""
+    for key, tensor in network.state_dict().items():
+        yield key, tuple(tensor.shape)
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Linear) and layer.weight is None:
+            yield f"{name}.weight", (layer.out_features, layer.in_features)
+            if layer.comfy_need_lazy_init_bias:
+                yield f"{name}.bias", (layer.out_features,)
+
+
+def _patcher(disable_dynamic: bool) -> type[ModelPatcher]:
+    """The host's class for models; with dynamic VRAM, where it has it and may use it."""
+    newer: type[ModelPatcher] = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
+    return ModelPatcher if disable_dynamic else newer
 
 
 def _damaged(path: Path, fault: str) -> str:

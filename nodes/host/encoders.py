@@ -9,7 +9,7 @@ from typing import Any
 import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...models.injection import FAMILY_TITLES, Family
 from .ctrlora_hint import LATENT_CHANNELS
@@ -21,12 +21,15 @@ TEXT_TOKENS = 77
 SAMPLED = 4096
 
 
-def digest_of_weights(tensors: Mapping[str, Tensor], is_whole: bool = False) -> str:
+def digest_of_weights(
+    tensors: Mapping[str, Tensor], is_whole: bool = False, types: Mapping[str, torch.dtype] | None = None
+) -> str:
     """A name for the content of some weights.
 
     Args:
         tensors: By key.
         is_whole: Read every number; else up to 4,096 of each tensor, evenly spread, which tells models apart in a moment.
+        types: What a tensor is computed in, where that may not be its own type; see `types_of`.
 
     Returns:
         Hexadecimal digits.
@@ -36,9 +39,27 @@ def digest_of_weights(tensors: Mapping[str, Tensor], is_whole: bool = False) -> 
         flat = tensors[key].detach().reshape(-1)
         if not is_whole:
             flat = flat[:: max(1, flat.numel() // SAMPLED)]
+        flat = flat.to((types or {}).get(key, flat.dtype))
         digest.update(f"{key} {tuple(tensors[key].shape)} {flat.dtype}".encode())
         digest.update(flat.contiguous().view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()
+
+
+def types_of(network: nn.Module) -> dict[str, torch.dtype]:
+    """What each weight is computed in, where the host has noted it.
+
+    Under dynamic VRAM a weight keeps the type of its file and is converted on its way to the device; otherwise it is converted
+    when it is loaded. Both are one model to a training that is resumed.
+
+    Returns:
+        Types by the key of the weight in the network's state dict.
+    """
+    return {
+        f"{name}.{leaf}" if name else leaf: dtype
+        for name, layer in network.named_modules()
+        for leaf in layer._parameters
+        if (dtype := getattr(layer, f"{leaf}_comfy_model_dtype", None)) is not None
+    }
 
 
 def identity_of(patcher: ModelPatcher, prefix: str = "", *more: object, unread: tuple[str, ...] = ()) -> str:
@@ -59,7 +80,7 @@ def identity_of(patcher: ModelPatcher, prefix: str = "", *more: object, unread: 
     own = {key: tensor for key, tensor in state.items() if key.startswith(prefix) and not key.endswith(unread)}
     # What is patched at the moment has its own weight here.
     own |= {key: kept.weight for key, kept in patcher.backup.items() if key in own}
-    parts = [digest_of_weights(own), *map(repr, more)]
+    parts = [digest_of_weights(own, types=types_of(patcher.model)), *map(repr, more)]
     parts += [f"{key} {_described(patcher.patches[key])}" for key in sorted(patcher.patches) if key.startswith(prefix)]
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=20).hexdigest()
 
@@ -102,7 +123,7 @@ class HostPictures:
         self.vae = vae
         stage = vae.first_stage_model
         own = {key: t for key, t in stage.state_dict().items() if key.startswith(("encoder.", "quant_conv."))}
-        self.identity = digest_of_weights(own or stage.state_dict())
+        self.identity = digest_of_weights(own or stage.state_dict(), types=types_of(stage))
 
     def encode(self, pixels: Tensor, is_hint: bool) -> tuple[Tensor, Tensor]:
         """See `training.encode.PictureEncoder.encode`. A hint goes in as it is, a target in the VAE's own range."""

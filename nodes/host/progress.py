@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import comfy.model_management
 import comfy.utils
 from torch import Tensor
 
@@ -33,5 +34,6 @@ def in_chunks(
             result = piece.new_empty((len(frames), *piece.shape[1:]))
         result[start : start + len(piece)] = piece
         bar.update(len(piece))
+        comfy.model_management.throw_exception_if_processing_interrupted()
     assert result is not None
     return result

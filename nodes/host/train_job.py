@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import comfy.model_management
@@ -28,6 +28,8 @@ from ...training.trainer import Report, Trainer
 from .backbone import training_mode
 from .backbone_svd import build_backbone
 from .encoders import identity_of
+from .managed import load_whole
+from .quantized import check_unquantized
 from .train_data import TrainData
 from .train_files import TrainFiles, describe_run, files_for
 from .train_mixed import check_datasets, prepare_datasets
@@ -147,8 +149,10 @@ def train(job: TrainJob, show: Callable[[str], None] = lambda _text: None) -> Tr
     recipe, team = job.recipe, job.team
     files = files_for(job.name, recipe.folder, recipe.suffixes)
     files.check_free(job.is_resumed)
+    check_unquantized(job.model)
     recipe.check(job.model, job.config)
     check_datasets(job.dataset)
+    job = replace(job, model=load_whole(job.model))
     backbone = build_backbone(job.model, job.config.gradient_checkpointing)
     data = prepare_datasets(job, backbone.objective, _teller(show, team))
     # The VAE and the text encoder have done their work.
@@ -208,7 +212,7 @@ def _attach_hooks(run: Run, job: TrainJob, data: TrainData, files: TrainFiles, s
 
 
 class Progress:
-    """The bar and the line on the node. The bar's update is where the host says that the run was cancelled."""
+    """The bar and the line on the node; raises where the run was cancelled."""
 
     def __init__(self, steps: int, show: Callable[[str], None]) -> None:
         self.bar = comfy.utils.ProgressBar(steps)

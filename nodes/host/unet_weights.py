@@ -9,10 +9,13 @@ from typing import Any, Literal
 
 import comfy.utils
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
 from ...models.injection import FAMILY_TITLES, Family
 from ...models.unet_weights import Mode, compare
+from .managed import is_dynamic
+from .quantized import to_plain
 from .unet_keys import to_host_keys
 from .unet_structure import unet_config_of
 
@@ -62,8 +65,22 @@ def add_unet_weights(clone: ModelPatcher, weights: UNetWeights, family: Family) 
     if mode == "replace":
         for key in tensors:
             _move_to_base(clone.patches[key])
+    if not applied:
+        clone.add_callback_with_key(CallbacksMP.ON_LOAD, _APPLIED, _patch_the_rest)
     clone.attachments[_APPLIED] = applied | {weights.source}
     logger.info("'%s': %d %s UNet weights, %s", weights.name, len(tensors), FAMILY_TITLES[family], mode)
+
+
+def _patch_the_rest(patcher: ModelPatcher, device_to: Any, *_: object) -> None:
+    """Patch what a host with dynamic VRAM loads without its patches: parameters of modules outside its casting layers.
+
+    SVD's mix factors are such parameters. The host has kept the original in `backup` and puts it back from there.
+    """
+    if not is_dynamic(patcher):
+        return
+    for key in patcher.patches:
+        if not hasattr(comfy.utils.get_attr(patcher.model, key.rpartition(".")[0]), "comfy_cast_weights"):
+            patcher.patch_weight_to_device(key, device_to=device_to)
 
 
 def _match(model: ModelPatcher, weights: UNetWeights, family: Family) -> dict[str, Tensor]:
@@ -77,9 +94,11 @@ def _match(model: ModelPatcher, weights: UNetWeights, family: Family) -> dict[st
             f"{FAMILY_TITLES[family]} model ({_some(lost)}): use the file made for this model."
         )
     matched = {name: weights.tensors[key] for key, name in names.items() if name is not None}
-    wrong = [name for name, tensor in matched.items() if tensor.shape != state_dict[name].shape]
+    # Of the weight itself: in a state dict a quantized one has the shape that it is packed in.
+    shapes_here = {name: comfy.utils.get_attr(model.model, name).shape for name in matched}
+    wrong = [name for name, tensor in matched.items() if tensor.shape != shapes_here[name]]
     if wrong:
-        shapes = f"{tuple(matched[wrong[0]].shape)} where the model has {tuple(state_dict[wrong[0]].shape)}"
+        shapes = f"{tuple(matched[wrong[0]].shape)} where the model has {tuple(shapes_here[wrong[0]])}"
         raise ValueError(
             f"'{weights.name}' has {len(wrong)} weights of another shape than this {FAMILY_TITLES[family]} model's "
             f"({_some(wrong)}: {shapes}): use the file made for this model."
@@ -109,7 +128,7 @@ def _decide(model: ModelPatcher, weights: UNetWeights, tensors: Mapping[str, Ten
 def _unpatched(model: ModelPatcher, key: str) -> Tensor:
     """A weight of the model as loaded, even while its patches are in place."""
     backup = model.backup.get(key)
-    return comfy.utils.get_attr(model.model, key) if backup is None else backup.weight
+    return to_plain(comfy.utils.get_attr(model.model, key) if backup is None else backup.weight)
 
 
 def _move_to_base(patches: list[tuple[Any, ...]]) -> None:

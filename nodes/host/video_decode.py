@@ -54,6 +54,7 @@ def decode_video(vae: Any, samples: Tensor, frames: int, overlap: int) -> Tensor
             total[place] += weight
         del pictures
         bar.update(1)
+        comfy.model_management.throw_exception_if_processing_interrupted()
     assert result is not None
     for picture, weight in zip(result, total.tolist(), strict=True):
         if weight != 1:

@@ -243,6 +243,7 @@ def native(seed=0):
     import comfy.model_management
     import comfy.ops
     from comfy.cldm.cldm import ControlNet
+    from dynamic_vram import filled_layers
     from host_models import UNET_CONFIGS
     from seeded import seeded_state_dict
 
@@ -250,7 +251,8 @@ def native(seed=0):
         key: value for key, value in UNET_CONFIGS["ctrlora"].items() if key not in ("out_channels", "transformer_depth_output")
     }
     arguments = {key: value[:] if isinstance(value, list) else value for key, value in arguments.items()}
-    network = ControlNet(**arguments, hint_channels=3, operations=comfy.ops.disable_weight_init)
+    with filled_layers():
+        network = ControlNet(**arguments, hint_channels=3, operations=comfy.ops.disable_weight_init)
     network.load_state_dict(seeded_state_dict({key: t.shape for key, t in network.state_dict().items()}, seed))
     return comfy.controlnet.ControlNet(network.eval(), load_device=comfy.model_management.get_torch_device())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dynamic_vram import filled_layers
 from nextcontrol.models.demo_autoencoder import DemoAutoencoder
 from nextcontrol.nodes.host.backbone import check_model
 from nextcontrol.nodes.host.demo_model import (
@@ -30,7 +31,8 @@ TOKENS = [518, 736, 3055, 49406, 49407]
 @pytest.fixture(scope="module")
 def tensors():
     """Weights of each file; the shapes are those that the training writes."""
-    meta = DemoSD15(UNET_CONFIG).get_model({}, "", device="meta").diffusion_model.state_dict()
+    with filled_layers():
+        meta = DemoSD15(UNET_CONFIG).get_model({}, "", device="meta").diffusion_model.state_dict()
     width = DEMO_TEXT_WIDTH
     layer = {
         **{f"self_attn.{name}_proj.weight": (width, width) for name in ("q", "k", "v", "out")},

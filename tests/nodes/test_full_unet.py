@@ -8,7 +8,7 @@ from pathlib import Path
 import comfy.model_management
 import pytest
 import torch
-from host_models import narrow_module
+from host_models import narrow_module, weight_in_use
 from narrow import GENERATION_OF, hints, narrow_model, save
 from nextcontrol.nodes.host.attach import attach_controlnext
 from nextcontrol.nodes.host.controlnext_file import load_controlnext_file
@@ -51,7 +51,7 @@ def controlled(full_unet):
 def test_every_weight_is_the_files(full_unet):
     patched = controlled(full_unet)
     comfy.model_management.load_models_gpu([patched])
-    found = {name: tensor for name, tensor in patched.model_state_dict().items() if name.startswith(PREFIX)}
+    found = {name: weight_in_use(patched, name) for name in patched.model_state_dict() if name.startswith(PREFIX)}
     assert found
     assert all(torch.equal(tensor, seeded_tensor(name, tensor.shape)) for name, tensor in found.items())
     comfy.model_management.unload_all_models()

@@ -6,11 +6,11 @@ import logging
 
 import comfy.model_management
 import comfy.ops
-import comfy.utils
 import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from host_models import SHAPES, UNET_CONFIGS
+from dynamic_vram import filled_layers
+from host_models import SHAPES, UNET_CONFIGS, weight_in_use
 from narrow import apply, control_for, hints, narrow_model, predict, save
 from nextcontrol.nodes.host.unet_keys import to_host_keys
 from nextcontrol.nodes.host.unet_structure import unet_config_of
@@ -26,7 +26,7 @@ ZEROS = torch.zeros(1, 64, 96)
 def weight_in(model, key=HOST):
     """A weight as the model holds it while it runs."""
     comfy.model_management.load_models_gpu([model])
-    found = comfy.utils.get_attr(model.model, key).clone()
+    found = weight_in_use(model, key).clone()
     comfy.model_management.unload_all_models()
     return found
 
@@ -170,7 +170,8 @@ def test_weights_of_another_family_are_refused(base_folder):
 @pytest.mark.parametrize("variant", SHAPES)
 def test_every_diffusers_name_has_one_counterpart_of_its_shape(variant):
     arguments = {key: value[:] if isinstance(value, list) else value for key, value in UNET_CONFIGS[variant].items()}
-    unet = UNetModel(**arguments, device="meta", operations=comfy.ops.disable_weight_init)
+    with filled_layers():
+        unet = UNetModel(**arguments, device="meta", operations=comfy.ops.disable_weight_init)
     expected = {f"diffusion_model.{key}": list(tensor.shape) for key, tensor in unet.state_dict().items()}
     names = to_host_keys(SHAPES[variant]["unet"], UNET_CONFIGS[variant])
     assert {name: SHAPES[variant]["unet"][key] for key, name in names.items()} == expected
