@@ -14,7 +14,7 @@ from .host.controlnext_file import check_choice
 from .host.pose_align import Alignment, align_clip
 from .host.video_conditioning import CLIP_PREPROCESS, condition_video
 from .host.windows import attach_windows
-from .sockets import POSE_KEYPOINT, VIDEO, schema, seed_input
+from .sockets import FROM_SVD, POSE_KEYPOINT, VIDEO, schema, seed_input
 
 
 class AlignPose(io.ComfyNode):
@@ -136,13 +136,13 @@ class PoseVideoConditioning(io.ComfyNode):
                 "stable video diffusion",
             ],
             inputs=[
-                io.ClipVision.Input("clip_vision", tooltip="From Image Only Checkpoint Loader, of an SVD checkpoint."),
+                io.ClipVision.Input("clip_vision", tooltip=FROM_SVD),
                 io.Image.Input(
                     "init_image",
                     tooltip="The reference picture that is animated; the first of a batch. Cut in the centre to the shape of "
                     "the hints, then resized.",
                 ),
-                io.Vae.Input("vae", tooltip="From Image Only Checkpoint Loader, of an SVD checkpoint."),
+                io.Vae.Input("vae", tooltip=FROM_SVD),
                 io.Image.Input(
                     "hints", tooltip="From Align Pose, the reference's pose first: one for each frame, in the clip's size."
                 ),

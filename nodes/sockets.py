@@ -34,6 +34,8 @@ VIDEO = "NextControl/video"
 """The category of the video nodes."""
 TRAINING = "NextControl/training"
 """The category of the nodes around training."""
+FROM_SVD = "From Image Only Checkpoint Loader (newer ComfyUI: Load Checkpoint Image Only), of an SVD checkpoint."
+"""Tooltip of what an SVD checkpoint holds."""
 MANY = 100_000
 """The most steps of a training."""
 

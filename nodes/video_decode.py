@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .host.video_decode import decode_video
-from .sockets import VIDEO, schema
+from .sockets import FROM_SVD, VIDEO, schema
 
 
 class DecodeVideo(io.ComfyNode):
@@ -24,7 +24,7 @@ class DecodeVideo(io.ComfyNode):
             search_aliases=["vae decode", "chunked decode", "svd", "pose video", "stable video diffusion"],
             inputs=[
                 io.Latent.Input("samples", tooltip="Of an SVD clip, from a sampler."),
-                io.Vae.Input("vae", tooltip="From Image Only Checkpoint Loader, of an SVD checkpoint."),
+                io.Vae.Input("vae", tooltip=FROM_SVD),
                 io.Int.Input(
                     "frames",
                     default=14,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...models.injection import FAMILY_TITLES, Family
 from .ctrlora_hint import LATENT_CHANNELS
 from .vae_family import family_of_vae
-from .video_conditioning import embed_picture
+from .video_conditioning import SVD_LOADER, embed_picture
 
 TEXT_TOKENS = 77
 """What the reference cuts captions to."""
@@ -156,7 +156,7 @@ class HostVision:
         if clip_vision is None:
             raise ValueError(
                 "The model is SVD, which reads a picture in the place of text, and clip_vision is missing: connect the one of "
-                "'Image Only Checkpoint Loader'."
+                f"{SVD_LOADER}."
             )
         self.clip_vision = clip_vision
         self.identity = identity_of(clip_vision.patcher, "", "official")

@@ -18,6 +18,8 @@ CLIP_PREPROCESS: tuple[ClipPreprocess, ...] = get_args(ClipPreprocess)
 EMBEDDING_WIDTH = 1024
 """Of the CLIP that SVD was trained with."""
 LATENT_CHANNELS = 4
+SVD_LOADER = "'Image Only Checkpoint Loader' ('Load Checkpoint Image Only' in newer ComfyUI)"
+"""ComfyUI's node for SVD checkpoints, under its names before and after it was renamed; for errors."""
 
 
 class VideoConditioning(NamedTuple):
@@ -58,9 +60,7 @@ def condition_video(
     check_image(hints, "hints")
     for name, model in (("clip_vision", clip_vision), ("vae", vae)):
         if model is None:
-            raise ValueError(
-                f"{name} is missing in the checkpoint: load an SVD checkpoint with 'Image Only Checkpoint Loader'."
-            )
+            raise ValueError(f"{name} is missing in the checkpoint: load an SVD checkpoint with {SVD_LOADER}.")
     size = _latent_size(hints)
     picture = fit_reference(image[:1], size)
     embedding = embed_picture(clip_vision, picture, clip_preprocess)
@@ -165,7 +165,7 @@ def embed_picture(clip_vision: Any, picture: Tensor, clip_preprocess: ClipPrepro
     if embedding.shape[-1] != EMBEDDING_WIDTH:
         raise ValueError(
             f"clip_vision makes embeddings of {embedding.shape[-1]} numbers and SVD reads {EMBEDDING_WIDTH}: use the one of an "
-            "SVD checkpoint, from 'Image Only Checkpoint Loader'."
+            f"SVD checkpoint, from {SVD_LOADER}."
         )
     return embedding
 
@@ -180,6 +180,6 @@ def _encode(vae: Any, picture: Tensor, augmentation_level: float, seed: int) -> 
     if encoded.ndim != 4 or encoded.shape[1] != LATENT_CHANNELS:
         raise ValueError(
             f"vae makes latents of the shape {tuple(encoded.shape)} and SVD's are (1, {LATENT_CHANNELS}, h, w): use the VAE of "
-            "an SVD checkpoint, from 'Image Only Checkpoint Loader'."
+            f"an SVD checkpoint, from {SVD_LOADER}."
         )
     return encoded

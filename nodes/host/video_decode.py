@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...models.windows import check_windows, window_starts, window_weights
+from .video_conditioning import SVD_LOADER
 
 log = logging.getLogger("nextcontrol")
 
@@ -35,7 +36,7 @@ def decode_video(vae: Any, samples: Tensor, frames: int, overlap: int) -> Tensor
     """
     check_windows(frames, overlap)
     if vae is None:
-        raise ValueError("vae is missing in the checkpoint: load an SVD checkpoint with 'Image Only Checkpoint Loader'.")
+        raise ValueError(f"vae is missing in the checkpoint: load an SVD checkpoint with {SVD_LOADER}.")
     if samples.ndim != 4 or len(samples) == 0:
         raise ValueError(
             f"samples has the shape {tuple(samples.shape)} and a clip of SVD has (frames, 4, h, w): use VAE Decode for other "

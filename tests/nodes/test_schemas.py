@@ -271,8 +271,10 @@ def help_page(node_id: str, language: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def help_row(page: str, name: str) -> str:
-    return next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
+def help_row(page: str, name: str, part: int) -> str:
+    """The line of an input (part 0) or an output (part 1): the first and the second list of the page, or the first only."""
+    lists = re.findall(r"(?m)^## .+\n\n((?:\* .+\n)+)", page)
+    return next(line for line in lists[part].splitlines() if re.match(rf"\* `{name}`[^`]*[:：]", line))
 
 
 def read_locale(language: str) -> dict[str, Any]:
@@ -376,21 +378,36 @@ def test_the_help_page_names_every_input_and_output(schema, node_id, language):
     page = help_page(node_id, language)
     assert page.startswith("# ")
     for spec in schema.inputs:
-        assert help_row(page, spec.id)
+        assert help_row(page, spec.id, 0)
         for option in OPTIONS.get((node_id, spec.id), ()):
             assert f"`{option}`" in page, (spec.id, option)
     for spec in schema.outputs:
-        assert help_row(page, spec.display_name)
+        assert help_row(page, spec.display_name, bool(schema.inputs))
 
 
 @node_ids
 @languages
 def test_the_help_page_gives_ranges_and_defaults(schema, node_id, language):
     page = help_page(node_id, language)
-    between, default = {"en": (" to ", ", "), "zh": (" 到 ", "，默认 ")}[language]
+    number = {"en": "Range {} to {}, default {}. ", "zh": "范围 {} 到 {}，默认 {}。"}[language]
+    choice = {"en": "default {}. ", "zh": "默认{}。"}[language]
+    words = {"en": ("off", "on"), "zh": ("关", "开")}[language]
     for spec in schema.inputs:
+        row = help_row(page, spec.id, 0)
         if spec.get_io_type() in {"INT", "FLOAT"}:
-            assert f"| {spec.min:g}{between}{spec.max:g}{default}{spec.default:g} |" in help_row(page, spec.id)
+            assert number.format(*(f"{value:g}" for value in (spec.min, spec.max, spec.default))) in row
+        elif spec.get_io_type() == "BOOLEAN":
+            assert choice.format(words[spec.default]) in row
+        elif (node_id, spec.id) in OPTIONS:
+            assert re.search(rf"`{spec.default}`[。.]|`{spec.default}`( \(default\)|（默认）)", row), row
+
+
+@node_ids
+@languages
+def test_the_help_page_fits_into_the_narrow_panel(node_id, language):
+    """It opens in a tab that is 300 pixels wide: what would be a table is a list."""
+    for line in help_page(node_id, language).splitlines():
+        assert not re.search(r"(?<!\\)\|\s*:?-{3}|<table", line), line
 
 
 @languages
