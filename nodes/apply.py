@@ -25,6 +25,7 @@ class ApplyControlNeXt(io.ComfyNode):
             description="Let a picture control a model. Works on SD1.5, SDXL and SVD; several controls are applied one after "
             "the other, in the order of the nodes.",
             search_aliases=["controlnext", "apply controlnet", "apply controlnext"],
+            advanced=["uncond"],
             inputs=[
                 io.Model.Input("model", tooltip="SD1.5, SDXL or SVD, with or without LoRAs. It is not changed."),
                 CONTROLNEXT.Input("controlnext", tooltip="From Load ControlNeXt."),

@@ -28,6 +28,7 @@ class LoadCtrLoRABase(io.ComfyNode):
             description="Read the Base ControlNet that all CtrLoRA conditions share. It is in memory once, however many "
             "conditions use it.",
             search_aliases=["ctrlora", "base controlnet", "control lora", "load controlnet"],
+            advanced=["embedded_lora", "cache_megabytes"],
             inputs=[
                 io.Combo.Input(
                     "base_file",
@@ -82,6 +83,7 @@ class LoadCtrLoRA(io.ComfyNode):
             description="Put a CtrLoRA condition on a base. The result goes into Apply ControlNet, with the checkpoint's VAE "
             "connected; several conditions on one base are computed together.",
             search_aliases=["ctrlora", "control lora", "load lora", "load controlnet"],
+            advanced=["condition", "posterior", "seed"],
             inputs=[
                 CTRLORA_BASE.Input("base", tooltip="From Load CtrLoRA Base."),
                 io.Combo.Input(

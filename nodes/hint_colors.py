@@ -14,7 +14,7 @@ from ..preprocessors.pixel import pixel
 from .host.hint_output import check_company, make_hints, seeds_for, show
 from .host.hints import check_image
 from .host.progress import FRAMES_PER_CHUNK
-from .sockets import COLOR_HINTS, image_input, per_frame_input, resolution_input, schema, seed_input
+from .sockets import COLOR_HINTS, image_input, per_frame_input, preview_schema, resolution_input, seed_input
 
 logger = logging.getLogger("nextcontrol")
 
@@ -24,7 +24,7 @@ class Palette(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlPalette",
             display_name="Palette Hint (Reference Colors)",
             category=COLOR_HINTS,
@@ -66,7 +66,7 @@ class Pixel(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlPixel",
             display_name="Pixel Hint (Pixel Art)",
             category=COLOR_HINTS,
@@ -105,7 +105,7 @@ class Grayscale(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlGrayscale",
             display_name="Grayscale Hint (Recolor, Colorize)",
             category=COLOR_HINTS,
@@ -126,7 +126,7 @@ class ColorPrompt(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlColorPrompt",
             display_name="Color Prompt Hint",
             category=COLOR_HINTS,
@@ -142,6 +142,7 @@ class ColorPrompt(io.ComfyNode):
                 "preprocessor",
                 "annotator",
             ],
+            advanced=["per_frame"],
             inputs=[
                 image_input(),
                 resolution_input(),

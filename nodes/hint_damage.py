@@ -13,7 +13,7 @@ from ..preprocessors.shuffle import shuffle
 from .host.controlnext_file import check_choice
 from .host.hint_output import make_hints, seeds_for, show
 from .host.progress import FRAMES_PER_CHUNK
-from .sockets import EFFECTS_HINTS, image_input, per_frame_input, resolution_input, schema, seed_input
+from .sockets import EFFECTS_HINTS, image_input, per_frame_input, preview_schema, resolution_input, seed_input
 
 SIGMAS, CHANNELS = get_args(Sigma), get_args(Channel)
 
@@ -23,12 +23,13 @@ class Blur(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlBlur",
             display_name="Blur Hint",
             category=EFFECTS_HINTS,
             description="The picture blurred by a Gaussian filter, for controls that sharpen. As CtrLoRA's blur was trained.",
             search_aliases=["gaussian", "deblur", "sharpen", "preprocessor", "annotator"],
+            advanced=["sigma"],
             inputs=[
                 image_input(),
                 resolution_input(),
@@ -63,7 +64,7 @@ class Jpeg(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlJpeg",
             display_name="JPEG Hint",
             category=EFFECTS_HINTS,
@@ -94,7 +95,7 @@ class Illusion(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlIllusion",
             display_name="Illusion Hint",
             category=EFFECTS_HINTS,
@@ -126,13 +127,14 @@ class Shuffle(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlShuffle",
             display_name="Shuffle Hint",
             category=EFFECTS_HINTS,
             description="The picture with its contents stirred: colours and materials stay, shapes go. As CtrLoRA's shuffle "
             "and ControlNet's were trained.",
             search_aliases=["content shuffle", "warp", "style", "preprocessor", "annotator"],
+            advanced=["per_frame"],
             inputs=[
                 image_input(),
                 resolution_input(),

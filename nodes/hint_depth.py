@@ -13,7 +13,7 @@ from .host.annotators import annotator_stamp, check_annotator, list_annotators, 
 from .host.controlnext_file import check_choice
 from .host.hint_output import make_hints, show
 from .host.hints import check_image
-from .sockets import DEPTH_HINTS, hint_for_input, image_input, resolution_input, schema
+from .sockets import DEPTH_HINTS, hint_for_input, image_input, preview_schema, resolution_input
 
 TASK = "depth"
 
@@ -23,7 +23,7 @@ class Depth(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlDepth",
             display_name="Depth Hint (Depth Map)",
             category=DEPTH_HINTS,
@@ -82,7 +82,7 @@ class Normal(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlNormal",
             display_name="Normal Hint (Normal Map)",
             category=DEPTH_HINTS,

@@ -14,7 +14,7 @@ from ..preprocessors.openpose import openpose
 from .host.aux_detectors import detect_hints
 from .host.controlnext_file import check_choice
 from .host.hint_output import note_black, show
-from .sockets import DEPTH_HINTS, LINES_HINTS, POSE_HINTS, hint_for_input, image_input, resolution_input, schema
+from .sockets import DEPTH_HINTS, LINES_HINTS, POSE_HINTS, hint_for_input, image_input, preview_schema, resolution_input
 
 DETAIL = ("fine", "coarse")
 POLARITY = (
@@ -27,7 +27,7 @@ class Lineart(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlLineart",
             display_name="Lineart Hint",
             category=LINES_HINTS,
@@ -64,7 +64,7 @@ class LineartAnime(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlLineartAnime",
             display_name="Anime Lineart Hint",
             category=LINES_HINTS,
@@ -90,7 +90,7 @@ class NormalBae(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlNormalBae",
             display_name="NormalBae Hint (Normal Map)",
             category=DEPTH_HINTS,
@@ -115,7 +115,7 @@ class OpenPose(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlOpenPose",
             display_name="OpenPose Hint",
             category=POSE_HINTS,

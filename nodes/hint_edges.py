@@ -14,7 +14,7 @@ from ..preprocessors.soft_edge import anyline, pidinet, teed
 from .host.aux_detectors import detect_hints
 from .host.controlnext_file import check_choice
 from .host.hint_output import note_black, seeds_for, show
-from .sockets import LINES_HINTS, hint_for_input, image_input, per_frame_input, resolution_input, schema, seed_input
+from .sockets import LINES_HINTS, hint_for_input, image_input, per_frame_input, preview_schema, resolution_input, seed_input
 
 DETECTORS = ("pidinet", "teed", "anyline")
 THRESHOLDS = get_args(ThresholdFrom)
@@ -25,13 +25,14 @@ class HED(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlHED",
             display_name="HED Hint (Soft Edges)",
             category=LINES_HINTS,
             description=f"Soft white edges on black, as CtrLoRA's hed condition was trained with. {NEEDS} ControlNetHED.pth in "
             "models/annotators.",
             search_aliases=["hed", "soft edge", "softedge", "edges", "preprocessor", "annotator"],
+            advanced=["safe"],
             inputs=[
                 image_input(),
                 resolution_input(),
@@ -55,13 +56,14 @@ class Sketch(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlSketch",
             display_name="Sketch Hint (Scribble)",
             category=LINES_HINTS,
             description="Hand-drawn lines out of HED's soft edges, black on white as CtrLoRA's hedsketch condition was trained "
             f"with. {NEEDS} ControlNetHED.pth in models/annotators.",
             search_aliases=["hedsketch", "scribble", "sketch", "hed", "doodle", "preprocessor", "annotator"],
+            advanced=["threshold_from", "seed", "per_frame"],
             inputs=[
                 image_input(),
                 resolution_input(),
@@ -114,7 +116,7 @@ class SoftEdge(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlSoftEdge",
             display_name="Soft Edge Hint (PiDiNet, TEED)",
             category=LINES_HINTS,
@@ -132,6 +134,7 @@ class SoftEdge(io.ComfyNode):
                 "preprocessor",
                 "annotator",
             ],
+            advanced=["safe"],
             inputs=[
                 image_input(),
                 resolution_input(),
@@ -169,7 +172,7 @@ class Lines(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlLines",
             display_name="Straight Lines Hint (MLSD)",
             category=LINES_HINTS,

@@ -15,7 +15,7 @@ from .host.controlnext_file import check_choice
 from .host.hint_output import fit_holes, make_hints, seeds_for, show
 from .host.hints import check_image
 from .host.progress import FRAMES_PER_CHUNK
-from .sockets import REGIONS_HINTS, image_input, per_frame_input, resolution_input, schema, seed_input
+from .sockets import REGIONS_HINTS, image_input, per_frame_input, preview_schema, resolution_input, seed_input
 
 SHAPES, MODES = get_args(Shape), get_args(Mode)
 
@@ -25,13 +25,14 @@ class Inpaint(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlInpaint",
             display_name="Inpaint Hint (Mask)",
             category=REGIONS_HINTS,
             description="The picture, black where it is to be painted: in a random hole, as CtrLoRA's inpainting was trained, "
             "or in your own mask.",
             search_aliases=["hole", "mask", "inpainting", "brush", "masked", "preprocessor", "annotator"],
+            advanced=["per_frame"],
             inputs=[
                 image_input(),
                 resolution_input(),
@@ -77,7 +78,7 @@ class Outpaint(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlOutpaint",
             display_name="Outpaint Hint (Uncrop)",
             category=REGIONS_HINTS,

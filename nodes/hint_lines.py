@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..preprocessors.canny import Thresholds, canny
 from .host.controlnext_file import check_choice
 from .host.hint_output import make_hints, show
-from .sockets import LINES_HINTS, image_input, resolution_input, schema
+from .sockets import LINES_HINTS, image_input, preview_schema, resolution_input
 
 THRESHOLDS = get_args(Thresholds)
 
@@ -19,12 +19,13 @@ class Canny(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlCanny",
             display_name="Canny Hint (Edges)",
             category=LINES_HINTS,
             description="White edges on black, pixel for pixel as the annotators of CtrLoRA and ControlNeXt draw them.",
             search_aliases=["edge", "canny", "edges", "edge detection", "preprocessor", "annotator"],
+            advanced=["thresholds"],
             inputs=[
                 image_input(),
                 resolution_input(),

@@ -11,7 +11,7 @@ from .host.annotators import annotator_stamp, check_annotator, list_annotators
 from .host.controlnext_file import check_choice
 from .host.hint_output import show
 from .host.pose import WHOLE_PICTURE, Detection, draw_keypoints, make_pose
-from .sockets import POSE_HINTS, POSE_KEYPOINT, image_input, resolution_input, schema
+from .sockets import POSE_HINTS, POSE_KEYPOINT, image_input, preview_schema, resolution_input
 
 SCORES = ("real", "ones")
 
@@ -60,7 +60,7 @@ class Pose(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlPose",
             display_name="Pose Hint (OpenPose, DWPose)",
             category=POSE_HINTS,
@@ -77,6 +77,7 @@ class Pose(io.ComfyNode):
                 "preprocessor",
                 "annotator",
             ],
+            advanced=["line_width", "point_threshold", "person_threshold", "scores"],
             inputs=[
                 image_input(),
                 resolution_input(),
@@ -168,13 +169,14 @@ class DrawPose(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlDrawPose",
             display_name="Draw Pose Hint (OpenPose, DWPose)",
             category=POSE_HINTS,
             description="Draw key points from any node as the chosen model was trained with. What was detected once can be "
             "drawn in every style.",
             search_aliases=["openpose", "dwpose", "skeleton", "render pose", "keypoints", "draw pose"],
+            advanced=["line_width", "point_threshold", "width", "height"],
             inputs=[
                 POSE_KEYPOINT.Input(
                     "keypoints",

@@ -11,7 +11,7 @@ from ..preprocessors.boxes import CONFIDENCE, OVERLAP, Box, boxes
 from ..preprocessors.segment import segment
 from .host.annotators import annotator_stamp, check_annotator, list_annotators, make_annotated
 from .host.hint_output import note_black, show
-from .sockets import REGIONS_HINTS, image_input, resolution_input, schema
+from .sockets import REGIONS_HINTS, image_input, preview_schema, resolution_input
 
 
 class Segment(io.ComfyNode):
@@ -19,7 +19,7 @@ class Segment(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlSegment",
             display_name="Segmentation Hint",
             category=REGIONS_HINTS,
@@ -70,13 +70,14 @@ class Boxes(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlBoxes",
             display_name="Boxes Hint (Bounding Boxes)",
             category=REGIONS_HINTS,
             description="Find things and paint each as a filled box in the colour that CtrLoRA has for its kind: person, car, "
             "dog and 77 more. Needs a detection network in models/annotators.",
             search_aliases=["bbox", "bounding box", "object detection", "coco", "yolo", "preprocessor", "annotator"],
+            advanced=["overlap"],
             inputs=[
                 image_input(),
                 resolution_input(),

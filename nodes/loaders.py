@@ -25,6 +25,7 @@ class LoadControlNeXt(io.ComfyNode):
             description="Read a ControlNeXt module and the UNet weights that were trained with it. Recognises every published "
             "file by its contents and says in the log what it is.",
             search_aliases=["controlnext", "control next", "load controlnet", "load controlnext"],
+            advanced=["variant", "unet_weights", "stem_padding"],
             inputs=[
                 io.Combo.Input(
                     "control_file",

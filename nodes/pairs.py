@@ -32,6 +32,7 @@ class PairDatasetNode(io.ComfyNode):
             description="Find pairs of hint and target in a folder: source/, target/ and prompt.json as CtrLoRA has them, "
             "folders with files of the same names and .txt captions, or metadata.jsonl.",
             search_aliases=["dataset", "training data", "folder", "pairs", "train controlnet", "train lora"],
+            advanced=["prompt_dropout", "subset", "repeats", "bad_pairs", "hint_type"],
             inputs=[
                 io.String.Input(
                     "folder",
@@ -132,6 +133,7 @@ class MakePairs(io.ComfyNode):
             description="Make a dataset from a folder of pictures: each gets a hint of the chosen type. Goes on where it was "
             "stopped, and never writes over a file.",
             search_aliases=["dataset", "preprocess", "batch", "training data", "train controlnet", "train lora", "captions"],
+            advanced=["options", "annotator"],
             inputs=[
                 io.String.Input(
                     "pictures",

@@ -14,7 +14,7 @@ from .host.controlnext_file import check_choice
 from .host.pose_align import Alignment, align_clip
 from .host.video_conditioning import CLIP_PREPROCESS, condition_video
 from .host.windows import attach_windows
-from .sockets import FROM_SVD, POSE_KEYPOINT, VIDEO, schema, seed_input
+from .sockets import FROM_SVD, POSE_KEYPOINT, VIDEO, preview_schema, schema, seed_input
 
 
 class AlignPose(io.ComfyNode):
@@ -22,13 +22,14 @@ class AlignPose(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return preview_schema(
             node_id="NextControlAlignPose",
             display_name="Align Pose (Pose Video)",
             category=VIDEO,
             description="Bring the poses of a clip to the size and place of the person in a reference picture and draw them, "
             "the reference's own pose first: the hints for a ControlNeXt on SVD.",
             search_aliases=["pose alignment", "retarget pose", "dwpose video", "mimicmotion", "svd", "pose video", "dance"],
+            advanced=["fill_gaps"],
             inputs=[
                 POSE_KEYPOINT.Input(
                     "reference",
@@ -135,6 +136,7 @@ class PoseVideoConditioning(io.ComfyNode):
                 "pose video",
                 "stable video diffusion",
             ],
+            advanced=["clip_preprocess"],
             inputs=[
                 io.ClipVision.Input("clip_vision", tooltip=FROM_SVD),
                 io.Image.Input(
@@ -216,6 +218,7 @@ class VideoWindows(io.ComfyNode):
             "ControlNeXt does: in every window the first hint is the reference's. Memory is that of one window. Works with any "
             "sampler and with guidance that changes over the frames.",
             search_aliases=["context windows", "long video", "sliding window", "svd", "pose video", "stable video diffusion"],
+            advanced=["blend"],
             inputs=[
                 io.Model.Input("model", tooltip="An SVD model, before or after Apply ControlNeXt. It is not changed."),
                 io.Int.Input(

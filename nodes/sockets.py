@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from comfy_api.latest import io
@@ -36,6 +36,17 @@ TRAINING = "NextControl/training"
 """The category of the nodes around training."""
 FROM_SVD = "From Image Only Checkpoint Loader (newer ComfyUI: Load Checkpoint Image Only), of an SVD checkpoint."
 """Tooltip of what an SVD checkpoint holds."""
+ADVANCED_TRAINING = (
+    "gradient_checkpointing",
+    "optimizer",
+    "schedule",
+    "warmup_steps",
+    "max_grad_norm",
+    "ema_decay",
+    "min_snr_gamma",
+    "sensitivity_every",
+)
+"""The inputs of `optional_training_inputs`."""
 MANY = 100_000
 """The most steps of a training."""
 
@@ -255,14 +266,24 @@ def training_outputs() -> list[io.Output]:
     ]
 
 
-def schema(**arguments: Any) -> io.Schema:
-    """An `io.Schema` without the arguments that this host's version does not know.
+def schema(advanced: Collection[str] = (), **arguments: Any) -> io.Schema:
+    """An `io.Schema` without what this host's version does not know.
 
     Args:
+        advanced: Inputs that most users never touch: newer pages fold them away.
         arguments: Of the newest supported host's `io.Schema`, `search_aliases` among them.
 
     Returns:
         The schema.
     """
+    inputs = {spec.id: spec for spec in arguments.get("inputs", ())}
+    for spec in (inputs[name] for name in advanced):
+        if hasattr(spec, "advanced"):
+            spec.advanced = True
     known = inspect.signature(io.Schema).parameters
     return io.Schema(**{name: value for name, value in arguments.items() if name in known})
+
+
+def preview_schema(**arguments: Any) -> io.Schema:
+    """The `schema` of a node that shows pictures: newer hosts show them again when all of the workflow is cached."""
+    return schema(has_intermediate_output=True, **arguments)

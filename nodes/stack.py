@@ -29,6 +29,7 @@ class StackControl(io.ComfyNode):
             description="Add a control with its hint, strength, range and mask to a stack. With strength 0 or an empty range "
             "its loader and its hint are not even run.",
             search_aliases=["multi controlnet", "combine controls", "controlnet stack", "multiple controlnets"],
+            advanced=["curve"],
             inputs=[
                 io.MultiType.Input(
                     "control",
@@ -114,6 +115,7 @@ class ApplyControlStack(io.ComfyNode):
                 "apply controlnet",
                 "multiple controlnets",
             ],
+            advanced=["resolution_weighting", "guess_mode"],
             inputs=[
                 io.Model.Input("model", tooltip="SD1.5, SDXL or SVD. It is not changed."),
                 io.Conditioning.Input("positive", tooltip="The positive prompt."),

@@ -68,6 +68,7 @@ class ConvertFile(io.ComfyNode):
             "module out of a bundle, half the size in fp16. The new file goes into models/controlnext or models/ctrlora; no "
             "file is overwritten.",
             search_aliases=["safetensors", "pickle", "extract", "fp16", "bf16"],
+            advanced=["condition", "format"],
             inputs=[
                 file_input(
                     "A ControlNeXt or CtrLoRA file of any format, in models/controlnext, models/ctrlora, models/controlnet or "

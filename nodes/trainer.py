@@ -12,6 +12,7 @@ from .host.recipe_ctrlora import CtrLoRARecipe
 from .host.train_files import files_for
 from .host.train_job import TrainJob, train
 from .sockets import (
+    ADVANCED_TRAINING,
     CTRLORA_BASE,
     FILE_NAME,
     PAIR_DATASET,
@@ -42,6 +43,7 @@ class TrainCtrLoRA(io.ComfyNode):
             description="Train a CtrLoRA for a condition of your own from pairs of pictures. Cancel saves the whole state; "
             "queue the same again to go on. The file goes into models/ctrlora, with states, numbers and previews beside it.",
             search_aliases=["train controlnet", "train lora", "finetune", "control lora", "training", "fine-tune"],
+            advanced=ADVANCED_TRAINING,
             inputs=[
                 io.Model.Input("model", tooltip="An SD1.5 checkpoint, with LoRAs if you like. It is not changed."),
                 io.Clip.Input("clip", tooltip="The checkpoint's text encoder. It leaves memory before the training."),

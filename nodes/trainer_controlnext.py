@@ -16,6 +16,7 @@ from .host.recipe_controlnext import ControlNeXtRecipe
 from .host.train_files import files_for
 from .host.train_job import TrainJob, train
 from .sockets import (
+    ADVANCED_TRAINING,
     FILE_NAME,
     PAIR_DATASET,
     TRAINING,
@@ -51,6 +52,7 @@ class TrainControlNeXt(io.ComfyNode):
             "the hint, and the part of the UNet that goes with it. Cancel saves the state; queue the same again to go on. The "
             "files go into models/controlnext, with states, numbers and previews beside them.",
             search_aliases=["train controlnext", "train controlnet", "finetune", "control next", "training", "fine-tune"],
+            advanced=["control_rate_factor", "normalization", *ADVANCED_TRAINING],
             inputs=[
                 io.Model.Input("model", tooltip="An SD1.5, SDXL or SVD checkpoint, with LoRAs if you like. It is not changed."),
                 io.Vae.Input("vae", tooltip="The checkpoint's VAE. It leaves memory before the training."),

@@ -29,6 +29,8 @@ NODE = f"{IO}.ComfyNode"
 CUSTOM = f"{IO}.Custom()"
 """What `io.Custom("NAME")` returns: a socket type of our own."""
 SCHEMA = f"{IO}.Schema"
+OWN = {"advanced"}
+"""Keywords of `nodes/sockets.py: schema()` itself."""
 OBJECTS = {
     "comfy.controlnet.ControlBase": ("comfy.controlnet.ControlNet",),
     "comfy.model_base.BaseModel": (),
@@ -56,6 +58,7 @@ def used() -> Used:
             if isinstance(node, ast.ClassDef) and NODE in {_dotted(base, names) for base in node.bases}:
                 methods = (item.name for item in node.body if isinstance(item, ast.FunctionDef))
                 found |= {f"{NODE}.{name}": set() for name in methods if not name.startswith("_")}
+    found[SCHEMA] -= OWN
     places = {name.rpartition(".")[0] for name in found}
     return {
         name: found[name]
@@ -187,8 +190,8 @@ def _public(name: str) -> str:
 
 def _names(tree: ast.Module) -> dict[str, str]:
     """What the file calls things of the host, to their dotted names."""
-    own = dict.fromkeys(_own_types(), CUSTOM) | {"schema": SCHEMA}
-    names = {}
+    own = dict.fromkeys(_own_types(), CUSTOM) | dict.fromkeys(("schema", "preview_schema"), SCHEMA)
+    names = {node.name: SCHEMA for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "schema"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             aliases = [(alias.asname or alias.name.partition(".")[0], alias) for alias in node.names]

@@ -15,7 +15,7 @@ from nextcontrol.nodes import sockets
 from nextcontrol.nodes.extension import NODES
 
 OLDEST = json.loads(RECORD.read_text(encoding="utf-8"))
-GUARDED = {f"{SCHEMA}(search_aliases=)"}
+GUARDED = {f"{SCHEMA}(search_aliases=)", f"{SCHEMA}(has_intermediate_output=)"}
 """Newer, and left out where the host does not know it."""
 NAMESAKES = {"comfy.sd.VAE": {"model_size", "size"}}
 """Newer members whose names are used of other things: a `ModelPatcher`, tensors. The `size` of a VAE is only written."""

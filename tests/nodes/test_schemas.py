@@ -338,6 +338,18 @@ def test_the_schema_passes_over_what_an_older_host_does_not_know(monkeypatch):
     assert old.given == ("NextControlX", "X")
 
 
+def test_what_is_folded_away_is_set_on_the_node_and_has_a_default(pack_nodes):
+    """A socket that is folded away could not be connected; on hosts without the mark nothing has it."""
+    from nextcontrol.nodes import sockets
+
+    for node_id, spec in inputs_of(pack_nodes):
+        if getattr(spec, "advanced", None):
+            assert spec.get_io_type() in {"INT", "FLOAT", "BOOLEAN", "COMBO", "STRING"}, (node_id, spec.id)
+            assert spec.default is not None, (node_id, spec.id)
+    with pytest.raises(KeyError, match="strenght"):
+        sockets.schema(node_id="X", inputs=[sockets.image_input()], advanced=["strenght"])
+
+
 # The texts
 
 

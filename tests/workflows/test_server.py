@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 from urllib.parse import urlencode
 
 import pytest
+from comfy_api.latest import io as host_io
 from demo_checkpoint import CONTROL, UNET
 from demo_job import run_job, set_inputs
 from host_client import HttpError, ServerError
@@ -28,6 +30,26 @@ def test_the_server_has_our_nodes_and_no_failed_import(server):
     about_pack = [line for line in server.log.read_text(encoding="utf-8").splitlines() if "nextcontrol" in line]
     assert about_pack
     assert not any("IMPORT FAILED" in line for line in about_pack)
+
+
+def test_the_page_is_told_what_to_fold_away_and_what_to_show_again(server):
+    nodes = {name: entry for name, entry in server.get_json("/object_info").items() if name.startswith("NextControl")}
+    folded = {
+        name: {
+            key for inputs in entry["input"].values() for key, (_, *more) in inputs.items() if more and "advanced" in more[0]
+        }
+        for name, entry in nodes.items()
+    }
+    if "advanced" in inspect.signature(host_io.Input).parameters:
+        assert folded["NextControlApplyStack"] == {"resolution_weighting", "guess_mode"}
+        optional = set(nodes["NextControlTrainCtrLoRA"]["input"]["optional"])
+        assert folded["NextControlTrainCtrLoRA"] == optional
+        assert folded["NextControlTrainControlNeXt"] > optional
+    else:
+        assert not any(folded.values())
+    again = {name for name, entry in nodes.items() if entry.get("has_intermediate_output")}
+    shown = {name for name, entry in nodes.items() if "/hints/" in entry["category"]} | {"NextControlAlignPose"}
+    assert again == (shown if "has_intermediate_output" in inspect.signature(host_io.Schema).parameters else set())
 
 
 def test_the_template_browser_lists_the_workflows_and_their_thumbnails(server):
@@ -78,6 +100,9 @@ def test_every_hint_without_weights_is_drawn(server):
         pictures.add(Image.open(io.BytesIO(server.fetch(f"/view?{urlencode(picture)}"))).convert("RGB").tobytes())
     # A hint shows what its preview shows, and no two are the same.
     assert len(pictures) == len(hints)
+    if "has_intermediate_output" in inspect.signature(host_io.Schema).parameters:
+        again = run(server, graph)  # all of it is cached
+        assert again["outputs"] == entry["outputs"]
 
 
 def test_the_same_seed_gives_the_same_picture_and_strength_changes_it(server):
