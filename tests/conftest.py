@@ -78,6 +78,35 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def cancel_at(monkeypatch):
+    """Presses cancel as the host's server does, once a bar of `total` stands at `value`; lists what that bar was told.
+
+    Nothing hangs on the bar's hook: newer hosts call it at most ten times a second.
+    """
+    import comfy.model_management
+    import comfy.utils
+
+    update = comfy.utils.ProgressBar.update_absolute
+
+    def press(value: int, total: int) -> list[int]:
+        told: list[int] = []
+
+        def tell(bar, done, *more, **named):
+            update(bar, done, *more, **named)
+            if bar.total == total:
+                is_due = max(told, default=-1) < value <= done
+                told.append(done)
+                if is_due:
+                    comfy.model_management.interrupt_current_processing()
+
+        monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", tell)
+        return told
+
+    yield press
+    comfy.model_management.interrupt_current_processing(False)
+
+
 @pytest.fixture(scope="session")
 def base_folder(pack_nodes) -> Path:
     """The host's base folder, with `models`, `input` and `output` in it, our model folders registered."""

@@ -135,23 +135,17 @@ def test_bad_choices_are_refused_before_anything_is_read(folder, pack_nodes):
         run(pack_nodes, "NextControlOpenPose", body=False, hands=False, face=False)
 
 
-def test_a_clip_goes_through_in_pieces_and_can_be_cancelled(folder, pack_nodes, monkeypatch):
+def test_a_clip_goes_through_in_pieces_and_can_be_cancelled(folder, pack_nodes, monkeypatch, cancel_at):
     aux_weights.write_weights(folder, "teed")
     monkeypatch.setattr(aux_detectors, "BATCH_PIXELS", 2 * 64 * 64)
     clip = torch.cat([PICTURES.roll(shift, 2) for shift in range(5)])
     whole = run(pack_nodes, "NextControlSoftEdge teed", clip).result[0]
     single = torch.cat([run(pack_nodes, "NextControlSoftEdge teed", frame[None]).result[0] for frame in clip])
     assert (whole - single).abs().max() <= 1 / 255 + 1e-6
-    seen = []
-
-    def count(bar, value):
-        seen.append(value)
-        raise comfy.model_management.InterruptProcessingException
-
-    monkeypatch.setattr("comfy.utils.ProgressBar.update", count)
+    told = cancel_at(1, len(clip))
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run(pack_nodes, "NextControlSoftEdge teed", clip)
-    assert seen == [2]
+    assert told == [2]
 
 
 def test_black_hints_of_a_clip_are_named_once_in_the_log(folder, pack_nodes, monkeypatch, caplog):

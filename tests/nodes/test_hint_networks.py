@@ -120,21 +120,11 @@ def test_a_changed_file_runs_the_node_again(pack_nodes, place, node_id):
 
 
 @node_ids
-def test_a_clip_can_be_cancelled_in_its_middle(run, monkeypatch, node_id):
-    import comfy.utils
-
-    steps = []
-
-    def hook(value: int, total: int, *_: object, **__: object) -> None:
-        steps.append((value, total))
-        management.throw_exception_if_processing_interrupted()
-        management.interrupt_current_processing()
-
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+def test_a_clip_can_be_cancelled_in_its_middle(run, cancel_at, node_id):
+    told = cancel_at(12, 24)
     with pytest.raises(management.InterruptProcessingException):
         run(node_id, CLIP.repeat(4, 1, 1, 1))
-    assert 0 < steps[-1][0] < 24 == steps[-1][1]
-    management.interrupt_current_processing(False)
+    assert 12 <= told[-1] < 12 + FRAMES_PER_PIECE
 
 
 def test_an_unknown_choice_is_a_sentence(pack_nodes):

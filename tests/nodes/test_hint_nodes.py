@@ -6,7 +6,6 @@ import logging
 from itertools import pairwise
 
 import comfy.model_management
-import comfy.utils
 import pytest
 import torch
 from hint_pictures import ASTRONAUT, noise_picture
@@ -154,21 +153,12 @@ def test_grey_pictures_are_counted_once(run, caplog):
 
 
 @every_node
-def test_a_clip_of_300_frames_can_be_cancelled_in_the_middle(node_id, run, monkeypatch):
-    seen: list[int] = []
-
-    def hook(value, total, preview, **where):
-        seen.append(value)
-        if value >= total // 2:
-            comfy.model_management.interrupt_current_processing()
-        comfy.model_management.throw_exception_if_processing_interrupted()  # as ComfyUI's own hook does
-
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+def test_a_clip_of_300_frames_can_be_cancelled_in_the_middle(node_id, run, cancel_at):
+    told = cancel_at(150, 300)
     clip = ASTRONAUT[:, :32, :32].expand(300, -1, -1, -1)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run(node_id, clip)
-    assert 150 <= seen[-1] < 150 + FRAMES_PER_CHUNK
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", None)
+    assert 150 <= told[-1] < 150 + FRAMES_PER_CHUNK
     assert len(run(node_id, clip[:2])[0]) == 2
 
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import comfy.model_management
-import comfy.utils
 import pytest
 import torch
 from ctrlora_files import load_small_base
@@ -115,30 +114,13 @@ def test_a_second_queue_in_the_same_process_works(base_folder, pairs, finished):
     assert again.losses == finished.losses
 
 
-@pytest.fixture
-def cancelled(monkeypatch):
-    """The host's cancel, pressed after a number of updates of the bar."""
-
-    def press(after):
-        def hook(value, total, preview, node_id=None):
-            if total == 4 and value == after:
-                comfy.model_management.interrupt_current_processing()
-            comfy.model_management.throw_exception_if_processing_interrupted()
-
-        monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
-
-    yield press
-    comfy.model_management.interrupt_current_processing(False)
-
-
-def test_cancel_saves_raises_again_and_the_next_queue_finishes(base_folder, pairs, cancelled, monkeypatch, finished):
-    cancelled(3)
+def test_cancel_saves_raises_again_and_the_next_queue_finishes(base_folder, pairs, cancel_at, finished):
+    cancel_at(3, 4)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         train(base_folder, pairs, "cancelled", sensitivity_every=2, validation_pairs=2)
     files = files_for("cancelled")
     assert (files.folder / "state-00000003.state").is_file()
     assert files.main.is_file()
-    monkeypatch.undo()
     result = train(base_folder, pairs, "cancelled", sensitivity_every=2, validation_pairs=2)
     assert result.losses == finished.losses
     whole, broken = (trained(base_folder, name)[0] for name in ("done/all", "cancelled"))

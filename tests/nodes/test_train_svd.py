@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import comfy.ldm.models.autoencoder
 import comfy.model_management
 import comfy.sd
-import comfy.utils
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -247,19 +246,11 @@ def test_checkpointing_changes_no_gradient(finished):
 # Runs
 
 
-def test_a_cancelled_run_goes_on_and_ends_as_one_that_was_not(base_folder, clips, monkeypatch):
+def test_a_cancelled_run_goes_on_and_ends_as_one_that_was_not(base_folder, clips, cancel_at):
     _, whole = run(clips, "svd/whole", validation_pairs=1)
-
-    def hook(value, total, preview, node_id=None):
-        if total == 4 and value == 2:
-            comfy.model_management.interrupt_current_processing()
-        comfy.model_management.throw_exception_if_processing_interrupted()
-
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    cancel_at(2, 4)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run(clips, "svd/broken", validation_pairs=1)
-    monkeypatch.undo()
-    comfy.model_management.interrupt_current_processing(False)
     _, broken = run(clips, "svd/broken", validation_pairs=1)
     assert broken.losses == whole.losses
     for one, other in zip(whole.files, broken.files, strict=True):

@@ -91,17 +91,12 @@ def test_a_cancel_stops_between_two_chunks(pack_nodes):
         seen.append(len(inputs[0]))
         comfy.model_management.interrupt_current_processing()
 
-    bar = comfy.utils.PROGRESS_BAR_HOOK
-    comfy.utils.set_progress_bar_global_hook(
-        lambda *_a, **_k: comfy.model_management.throw_exception_if_processing_interrupted()
-    )
     handle = vae.first_stage_model.decoder.register_forward_pre_hook(cancel)
     try:
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             decode(pack_nodes, 9, 4, 2)
     finally:
         handle.remove()
-        comfy.utils.set_progress_bar_global_hook(bar)
         comfy.model_management.interrupt_current_processing(value=False)
     assert seen == [4]
 
