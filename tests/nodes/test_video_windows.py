@@ -357,7 +357,11 @@ def test_an_unknown_blend_is_refused(pack_nodes):
 
 def test_the_hosts_windows_beside_ours_are_refused_in_either_order():
     def host_windows(model):
-        return ContextWindowsManualNode.execute(model, 4, 2, "standard_static", 1, False, "pyramid", 0).result[0]
+        # What a newer host's node has beside these stays at its default.
+        wanted = {"model": model, "context_length": 4, "context_overlap": 2}
+        wanted |= {"context_schedule": "standard_static", "fuse_method": "pyramid"}
+        defaults = {spec.id: getattr(spec, "default", None) for spec in ContextWindowsManualNode.GET_SCHEMA().inputs}
+        return ContextWindowsManualNode.execute(**{**defaults, **wanted}).result[0]
 
     message = "windows of 'Context Windows' as well as Video Windows"
     with pytest.raises(ValueError, match=message):
