@@ -31,7 +31,10 @@ def refusal(answer: dict[str, Any]) -> str:
     """What the server has against a workflow: a line for each wrong input, or one for the whole; "" if nothing."""
     wrong = [(i, node["class_type"], error) for i, node in answer["node_errors"].items() for error in node["errors"]]
     lines = [f"{kind} (node {i}): {error['message']}: {error['details']}" for i, kind, error in wrong]
-    return "\n".join(lines) or "{message} {details}".format(**answer.get("error", {"message": "", "details": ""})).strip()
+    whole = {"message": "", "details": "", **answer.get("error", {})}
+    about = whole.get("extra_info", {})  # Newer servers put the class here and its title into the message.
+    where = f"{about['class_type']} (node {about['node_id']}): " if about.get("class_type") else ""
+    return "\n".join(lines) or where + "{message} {details}".format(**whole).strip()
 
 
 async def run(args: argparse.Namespace, http: aiohttp.ClientSession) -> None:

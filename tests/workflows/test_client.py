@@ -162,7 +162,9 @@ def test_a_whole_that_is_no_workflow_is_refused_in_one_line(server, tmp_path):
     node = {"class_type": "NotThere", "inputs": {}, "_meta": {"title": "x"}}
     path = tmp_path / "graph.json"
     path.write_text(json.dumps({"1": node}), encoding="utf-8")
-    assert "NotThere" in refusal(server, path)
+    line = refusal(server, path)
+    assert "NotThere" in line
+    assert line.endswith("Node ID '#1'")
     path.write_text(json.dumps({"1": {**node, "class_type": "NextControlCanny"}}), encoding="utf-8")
     assert "no outputs" in refusal(server, path)
 
