@@ -84,20 +84,16 @@ def test_where_memory_is_short_chunks_get_shorter_and_it_is_said(pack_nodes, mon
     assert "Memory is short: 3 frames are decoded at a time in place of 6." in caplog.text
 
 
-def test_a_cancel_stops_between_two_chunks(pack_nodes):
+def test_a_cancel_stops_between_two_chunks(pack_nodes, cancel_at):
     vae, seen = small_vae(), []
-
-    def cancel(_module, inputs):
-        seen.append(len(inputs[0]))
-        comfy.model_management.interrupt_current_processing()
-
-    handle = vae.first_stage_model.decoder.register_forward_pre_hook(cancel)
+    told = cancel_at(1, 4)
+    handle = vae.first_stage_model.decoder.register_forward_pre_hook(lambda _m, inputs: seen.append(len(inputs[0])))
     try:
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             decode(pack_nodes, 9, 4, 2)
     finally:
         handle.remove()
-        comfy.model_management.interrupt_current_processing(value=False)
+    assert told == [1]
     assert seen == [4]
 
 
