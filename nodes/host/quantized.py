@@ -1,11 +1,10 @@
-"""Weights that the host keeps quantized: their own numbers are packed, their shapes and types are those of the packing."""
+"""Weights that the host keeps quantized."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
 
 
 def is_quantized(tensor: Any) -> bool:
@@ -15,11 +14,6 @@ def is_quantized(tensor: Any) -> bool:
     except ImportError:
         return False
     return isinstance(tensor, QuantizedTensor)
-
-
-def to_plain(tensor: Tensor) -> Tensor:
-    """A weight as an ordinary tensor of its logical shape: dequantized, or itself."""
-    return tensor.dequantize() if is_quantized(tensor) else tensor
 
 
 def check_unquantized(model: ModelPatcher) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor
 from ...models.injection import FAMILY_TITLES, Family
 from ...models.unet_weights import Mode, compare
 from .managed import is_dynamic
-from .quantized import to_plain
 from .unet_keys import to_host_keys
 from .unet_structure import unet_config_of
 
@@ -128,7 +127,7 @@ def _decide(model: ModelPatcher, weights: UNetWeights, tensors: Mapping[str, Ten
 def _unpatched(model: ModelPatcher, key: str) -> Tensor:
     """A weight of the model as loaded, even while its patches are in place."""
     backup = model.backup.get(key)
-    return to_plain(comfy.utils.get_attr(model.model, key) if backup is None else backup.weight)
+    return comfy.utils.get_attr(model.model, key) if backup is None else backup.weight
 
 
 def _move_to_base(patches: list[tuple[Any, ...]]) -> None:
