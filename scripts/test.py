@@ -45,6 +45,7 @@ CHROMIUM_PLACES = (
 )
 # Folders whose modules scripts and tests import by their bare names.
 IMPORTED_FROM = ("scripts", "tests", "tests/golden")
+REPOSITORY = "https://github.com/nextcontrol/nextcontrol"
 NO_CHROMIUM = (
     "browser tests not run: no Chromium found; install it (Debian: apt-get install chromium) or set NEXTCONTROL_CHROMIUM"
 )
@@ -57,6 +58,19 @@ class Stage:
     name: str
     command: list[str]
     folder: Path
+
+
+def check_tests() -> None:
+    """Refuse a copy that holds no tests.
+
+    Raises:
+        SetupError: There are none.
+    """
+    if not (ROOT / "tests").is_dir():
+        message = (
+            f"'{ROOT}' has no folder 'tests': the published archive comes without it, clone {REPOSITORY} and run this there."
+        )
+        raise SetupError(message)
 
 
 def find_tools(host: Host) -> Path:
@@ -158,6 +172,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 0
     try:
+        check_tests()
         host = find_host()
         chromium = find_chromium()
         tools = find_tools(host)
