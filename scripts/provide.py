@@ -68,7 +68,7 @@ def provide(name: str, recipe: Mapping[str, object], build: Callable[[Path], Non
         SetupError: The folder cannot be made, or `build` says so.
     """
     folder = keyed_folder(name, recipe)
-    if _is_whole(folder, recipe, required):
+    if find_provided(name, recipe, required):
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +80,12 @@ def provide(name: str, recipe: Mapping[str, object], build: Callable[[Path], Non
         message = f"'{folder}' cannot be made ({error}): free the folder or set NEXTCONTROL_HOME to another one."
         raise SetupError(message) from error
     return folder
+
+
+def find_provided(name: str, recipe: Mapping[str, object], required: Sequence[str] = ()) -> Path | None:
+    """The folder made from `recipe`, as `provide` would return it, if it is there and whole."""
+    folder = keyed_folder(name, recipe)
+    return folder if _is_whole(folder, recipe, required) else None
 
 
 def _is_whole(folder: Path, recipe: Mapping[str, object], required: Sequence[str]) -> bool:

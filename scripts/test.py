@@ -1,8 +1,9 @@
 """Check everything: ruff, mypy and pytest, beside a real ComfyUI.
 
-    python3 scripts/test.py [arguments of pytest]
+    python3 scripts/test.py [--release VERSION] [arguments of pytest]
 
-The first run sets up what is needed (see host.py); a ComfyUI of your own is used with NEXTCONTROL_COMFYUI=PATH.
+The first run sets up what is needed (see host.py); a ComfyUI of your own is used with NEXTCONTROL_COMFYUI=PATH, the official
+archive of another version with --release VERSION.
 """
 
 from __future__ import annotations
@@ -71,6 +72,25 @@ def check_tests() -> None:
             f"'{ROOT}' has no folder 'tests': the published archive comes without it, clone {REPOSITORY} and run this there."
         )
         raise SetupError(message)
+
+
+def split_release(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Take --release off, which comes first.
+
+    Returns:
+        The version, or None, and the arguments of pytest.
+
+    Raises:
+        SetupError: No version follows.
+    """
+    if not arguments or arguments[0].partition("=")[0] != "--release":
+        return None, arguments
+    _, equals, version = arguments[0].partition("=")
+    version, rest = (version, arguments[1:]) if equals else (" ".join(arguments[1:2]), arguments[2:])
+    if not version:
+        message = "--release needs the version of a ComfyUI, such as 0.3.75."
+        raise SetupError(message)
+    return version, rest
 
 
 def find_tools(host: Host) -> Path:
@@ -173,7 +193,8 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         check_tests()
-        host = find_host()
+        release, arguments = split_release(arguments)
+        host = find_host(release=release)
         chromium = find_chromium()
         tools = find_tools(host)
         print(f"ComfyUI {host.version} in '{host.comfyui}', Python '{host.python}'", flush=True)

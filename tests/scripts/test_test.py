@@ -87,3 +87,12 @@ def test_no_stage_writes_into_the_checkout(checks: ModuleType, home: Path, tmp_p
     caches = [environment[name] for name in ("RUFF_CACHE_DIR", "MYPY_CACHE_DIR")]
     assert all(Path(cache).parent == home for cache in caches)
     assert environment["PYTHONDONTWRITEBYTECODE"] == "1"
+
+
+def test_the_release_comes_before_the_arguments_of_pytest(checks: ModuleType) -> None:
+    assert checks.split_release(["-k", "x", "--release"]) == (None, ["-k", "x", "--release"])
+    assert checks.split_release(["--release", "0.33.0", "-q"]) == ("0.33.0", ["-q"])
+    assert checks.split_release(["--release=0.33.0", "-q"]) == ("0.33.0", ["-q"])
+    for arguments in (["--release"], ["--release="]):
+        with pytest.raises(provide.SetupError, match="needs the version of a ComfyUI"):
+            checks.split_release(arguments)
