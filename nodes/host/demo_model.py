@@ -182,7 +182,7 @@ def build_vae(weights: Mapping[str, Tensor], source: Path, disable_dynamic: bool
     vae.first_stage_model = network
     old = vae.patcher
     vae.patcher = _patcher(disable_dynamic)(network, load_device=old.load_device, offload_device=old.offload_device)
-    # What `VAE.model_size()` gives, which ComfyUI 0.3.52 does not have.
+    # What `VAE.model_size()` gives, which ComfyUI 0.3.64 does not have.
     vae.size = comfy.model_management.module_size(network)
     return vae
 

@@ -82,8 +82,8 @@ def test_the_oldest_hosts_objects_have_what_is_used_of_them(name):
 def test_every_node_loads_on_the_oldest_hosts_interface(oldest_api):
     with pytest.raises(TypeError, match="search_aliases"):
         io.Schema(node_id="X", search_aliases=["x"])
-    with pytest.raises(TypeError, match="options"):
-        io.Combo.Output("x", options=["a"])
+    with pytest.raises(TypeError, match="of_the_future"):
+        io.Image.Input("x", of_the_future=1)
     extension = asyncio.run(nextcontrol.comfy_entrypoint())
     nodes = asyncio.run(extension.get_node_list())
     assert len(nodes) == len(NODES)

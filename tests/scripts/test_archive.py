@@ -46,6 +46,7 @@ FOR_A_CLONE = {
     ("demo/README.md", "docs/images/"): "as README.md",
     ("docs/proof.md", "docs/images/"): "as README.md",
     ("scripts/convergence.py", "docs/images/"): "makes the folder",
+    ("scripts/registry_pictures.py", "docs/images/"): "says that it needs a clone",
 }
 """File of the archive and beginning of a name in it that leads out of the archive, and why that is well."""
 
