@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import importlib.util
 import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub import RemoteFile, fetch, list_folder
+from hub import RemoteFile, fetch, list_folder, read_catalogue
 from provide import SetupError, cache_home, hold_lock, keyed_folder, say
 
 if TYPE_CHECKING:
@@ -27,18 +26,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).absolute().parents[1]
 WEIGHTS = {".safetensors", ".bin", ".pth", ".pt", ".ckpt"}
 SHOW_SECONDS, TERMINAL_SECONDS = 10.0, 0.1
-
-
-def read_catalogue() -> tuple[Any, ...]:
-    """`CATALOGUE` of models/catalogue.py, read as a file: a package named `models` is not ours to import."""
-    name = "nextcontrol_catalogue"
-    spec = importlib.util.spec_from_file_location(name, ROOT / "models" / "catalogue.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return tuple(module.CATALOGUE)
 
 
 def find_comfyui(chosen: Path | None) -> Path:

@@ -14,23 +14,18 @@ from demo_checkpoint import FILES, demo_models, random_native
 from demo_graph import BASE, NATIVE
 from demo_job import set_inputs
 from host_server import Server, link_file
+from workflow_properties import FOLDERS
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ROOT / "workflows"
-NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+SUBGRAPHS = ROOT / "subgraphs"
+APP = "demo_controlnext.app"
+"""A workflow of the others that newer pages open in their app mode."""
+NAMES = sorted({path.stem for path in WORKFLOWS.glob("*.json")} - {APP})
 DEMOS = [name for name in NAMES if name.startswith("demo_")]
 """Those that need nothing but the pack."""
 SD15 = "controlnext_sd15_canny"
 CTRLORA = "ctrlora_single"
-# Where the files that a node is set to lie below models/.
-FOLDERS = {
-    "CheckpointLoaderSimple": "checkpoints",
-    "ImageOnlyCheckpointLoader": "checkpoints",
-    "NextControlLoadControlNeXt": "controlnext",
-    "NextControlLoadCtrLoRABase": "ctrlora",
-    "NextControlLoadCtrLoRA": "ctrlora",
-    "ControlNetLoader": "controlnet",
-}
 WEIGHTS = (".safetensors", ".ckpt")
 JOB_SECONDS = 120.0
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from nextcontrol.models.catalogue import CATALOGUE
-from real_server import DEMOS, NAMES, ROOT, WEIGHTS, WORKFLOWS, annotator_folders, api_workflow, model_files
+from real_server import APP, DEMOS, NAMES, ROOT, WEIGHTS, WORKFLOWS, annotator_folders, api_workflow, model_files
+from workflow_properties import BASES, FOLDERS, all_nodes, complete, files
 
 TITLE = 30
 POSE, HINTS = "pose_from_any_detector", "hints_gallery"
@@ -87,12 +88,57 @@ def test_every_ctrlora_is_applied_with_a_vae(workflow):
 
 def test_file_names_have_forward_slashes_and_nothing_is_downloaded(workflow):
     assert not any("\\" in str(value) for node in workflow["nodes"] for value in node.get("widgets_values", ()))
-    assert not any("models" in node["properties"] for node in workflow["nodes"])
 
 
 def test_each_has_an_id_of_its_own():
-    ids = [json.loads(path.read_text(encoding="utf-8"))["id"] for path in WORKFLOWS.glob("*.json")]
+    ids = [json.loads(path.read_text(encoding="utf-8"))["id"] for path in files()]
+    assert len(ids) == len(NAMES) + 4
     assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: path.stem)
+def test_every_node_says_which_pack_and_version_it_is_of_and_offers_its_files(path):
+    text = path.read_text(encoding="utf-8")
+    # After a change, and after a release: python3 scripts/workflow_properties.py
+    assert json.dumps(complete(json.loads(text)), indent=2, ensure_ascii=False) + "\n" == text
+
+
+def test_what_is_offered_is_what_the_catalogue_says_and_what_the_page_downloads():
+    published = {
+        (item.folder, file.rpartition("/")[2], item.place): f"https://huggingface.co/{item.repository}/resolve/main/{file}"
+        for item in CATALOGUE
+        for file in item.files
+    }
+    nodes = [node for path in files() for node in all_nodes(json.loads(path.read_text(encoding="utf-8")))]
+    offered, left_out = set(), set()
+    for node in nodes:
+        wanted = {value for value in node.get("widgets_values") or () if str(value).endswith(WEIGHTS)}
+        models = {model["name"]: model for model in node["properties"].get("models", ())}
+        assert set(models) <= wanted
+        left_out |= wanted - set(models)
+        for name, model in models.items():
+            assert model["directory"] == FOLDERS[node["type"]]
+            assert model["url"].startswith(("https://huggingface.co/", "https://civitai.com/"))
+            place, _, base = name.rpartition("/")
+            known = {published.get((model["directory"], base, folder)) for folder in ("", place)} - {None}
+            assert known == {model["url"]} or (not known and base in BASES)
+            offered.add(base)
+    assert all(name.startswith(("demo_", "controlnext-sd15/")) for name in left_out)
+    assert {"ctrlora_sd15_basecn700k.ckpt", "unet.safetensors", "svd_xt_1_1.safetensors"} <= offered
+    assert offered >= set(BASES)
+
+
+def test_the_app_is_the_demo_workflow_with_a_view_of_its_own():
+    app, demo = (json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")) for name in (APP, "demo_controlnext"))
+    view = app["extra"].pop("linearData")
+    assert app["extra"].pop("linearMode") is True
+    nodes = {str(node["id"]): node for node in app["nodes"]}
+    for node, name in view["inputs"]:
+        (socket,) = (socket for socket in nodes[node]["inputs"] if socket["name"] == name)
+        assert socket["widget"] == {"name": name}
+        assert socket.pop("label")
+    assert [nodes[node]["type"] for node in view["outputs"]] == ["SaveImage"]
+    assert app | {"id": demo["id"]} == demo
 
 
 def test_no_node_lies_on_another(workflow):
@@ -110,6 +156,7 @@ def test_every_node_is_in_a_group_except_the_note(workflow):
         assert len(inside) == (node["type"] != "MarkdownNote"), node["type"]
 
 
+@pytest.mark.parametrize("name", [*NAMES, APP])
 def test_the_thumbnail_is_small(name):
     content = (WORKFLOWS / f"{name}.jpg").read_bytes()
     assert content.startswith(b"\xff\xd8")

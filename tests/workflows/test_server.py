@@ -12,7 +12,7 @@ from demo_checkpoint import CONTROL, UNET
 from demo_job import run_job, set_inputs
 from host_client import HttpError, ServerError
 from PIL import Image
-from real_server import NAMES, WORKFLOWS, api_workflow, cancel, failure, pixels, run, small_graph, wait
+from real_server import APP, NAMES, WORKFLOWS, api_workflow, cancel, failure, pixels, run, small_graph, wait
 
 NODES = (
     "NextControlLoadControlNeXt",
@@ -53,8 +53,8 @@ def test_the_page_is_told_what_to_fold_away_and_what_to_show_again(server):
 
 
 def test_the_template_browser_lists_the_workflows_and_their_thumbnails(server):
-    assert sorted(server.get_json("/workflow_templates")["nextcontrol"]) == NAMES
-    for name in NAMES:
+    assert sorted(server.get_json("/workflow_templates")["nextcontrol"]) == sorted([*NAMES, APP])
+    for name in (*NAMES, APP):
         for ending in ("json", "jpg"):
             served = server.fetch(f"/api/workflow_templates/nextcontrol/{name}.{ending}")
             assert served == (WORKFLOWS / f"{name}.{ending}").read_bytes()
