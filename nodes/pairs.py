@@ -12,7 +12,6 @@ from ..training.make_pairs import CAPTIONS, MakeSettings
 from .host.check_dataset import check_dataset
 from .host.controlnext_file import check_choice
 from .host.dataset_folders import check_folder_name, find_folder, find_pictures, open_dataset, stamp_of
-from .host.inspect_file import show_text
 from .host.make_hints import make_dataset, read_options
 from .sockets import PAIR_DATASET, TRAINING, schema
 
@@ -181,7 +180,6 @@ class MakePairs(io.ComfyNode):
                 io.String.Output(display_name="folder", tooltip="The dataset's folder, for Pair Dataset."),
                 io.String.Output(display_name="report", tooltip="How many pairs were made, and what was left out."),
             ],
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -217,7 +215,7 @@ class MakePairs(io.ComfyNode):
         check_choice("captions", captions, CAPTIONS)
         settings = MakeSettings(hint_type, read_options(hint_type, options), resolution, captions)
         report = make_dataset(pictures, folder, settings, annotator.strip())
-        return _shown(cls, folder.strip(), report, text=report)
+        return io.NodeOutput(folder.strip(), report, ui=ui.PreviewText(report))
 
 
 class CheckPairs(io.ComfyNode):
@@ -246,7 +244,6 @@ class CheckPairs(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="What was found, and in which pairs."),
                 io.Image.Output(display_name="sheet", tooltip="Hint and target of twelve pairs, those with a problem first."),
             ],
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -254,10 +251,4 @@ class CheckPairs(io.ComfyNode):
     def execute(cls, dataset: Any, hint_type: str) -> io.NodeOutput:
         check_choice("hint_type", hint_type, (UNKNOWN, *PREPROCESSORS))
         report, sheet = check_dataset(dataset, dataset.hint_type if hint_type == UNKNOWN else hint_type)
-        show_text(report, cls.hidden and cls.hidden.unique_id)
-        return io.NodeOutput(report, sheet, ui=ui.PreviewImage(sheet))
-
-
-def _shown(node: type[io.ComfyNode], *outputs: str, text: str) -> io.NodeOutput:
-    show_text(text, node.hidden and node.hidden.unique_id)
-    return io.NodeOutput(*outputs, ui=ui.PreviewText(text))
+        return io.NodeOutput(report, sheet, ui={**ui.PreviewImage(sheet).as_dict(), "text": [report]})

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..models.extract import PARTS
 from .host.convert import KEEP, LAYOUTS, SAFETENSORS, TYPES, check_name, convert_file
 from .host.folders import CONTROL_FOLDERS, file_options, find_file, fingerprint
-from .host.inspect_file import inspect_file, show_text
+from .host.inspect_file import inspect_file
 from .sockets import schema
 
 
@@ -36,7 +36,6 @@ class InspectFile(io.ComfyNode):
                 )
             ],
             outputs=[io.String.Output(display_name="text", tooltip="One fact a line.")],
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -52,7 +51,7 @@ class InspectFile(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        return _shown(cls, inspect_file(file))
+        return _shown(inspect_file(file))
 
 
 class ConvertFile(io.ComfyNode):
@@ -110,7 +109,6 @@ class ConvertFile(io.ComfyNode):
                 ),
             ],
             outputs=[io.String.Output(display_name="file_name", tooltip="The new file as the loaders list it.")],
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -138,7 +136,7 @@ class ConvertFile(io.ComfyNode):
         condition: str = "",
         format: str = SAFETENSORS,  # noqa: A002 - the input's name
     ) -> io.NodeOutput:
-        return _shown(cls, convert_file(file, part, dtype, name, condition, format))
+        return _shown(convert_file(file, part, dtype, name, condition, format))
 
 
 def _check_file(file: str | None) -> bool | str:
@@ -150,6 +148,5 @@ def _check_file(file: str | None) -> bool | str:
     return True
 
 
-def _shown(node: type[io.ComfyNode], text: str) -> io.NodeOutput:
-    show_text(text, node.hidden and node.hidden.unique_id)
+def _shown(text: str) -> io.NodeOutput:
     return io.NodeOutput(text, ui=ui.PreviewText(text))

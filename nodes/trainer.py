@@ -7,8 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..training.config import TrainConfig
-from .host.inspect_file import show_text
 from .host.recipe_ctrlora import CtrLoRARecipe
+from .host.text import show_text
 from .host.train_files import files_for
 from .host.train_job import TrainJob, train
 from .sockets import (

@@ -11,8 +11,8 @@ from ..training.clips import ClipSettings
 from ..training.config import TrainConfig
 from ..training.method_controlnext import UNET_PARTS, ControlNeXtOptions
 from .host.controlnext_file import NO_FILE
-from .host.inspect_file import show_text
 from .host.recipe_controlnext import ControlNeXtRecipe
+from .host.text import show_text
 from .host.train_files import files_for
 from .host.train_job import TrainJob, train
 from .sockets import (

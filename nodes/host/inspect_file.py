@@ -1,11 +1,8 @@
-"""A weight file as text, and text on a node."""
+"""A weight file as text."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from html import escape
-
-from server import PromptServer
 
 from ...models.ctrlora_file import control_tensors
 from ...models.describe import CONTROLNEXT_KINDS, CTRLORA_KINDS, describe_file, to_lines
@@ -36,15 +33,3 @@ def inspect_file(file: str) -> str:
         except UnsupportedCheckpointError as error:
             about = replace(about, problem=str(error))
     return "\n".join(to_lines(about))
-
-
-def show_text(text: str, node_id: str | None) -> None:
-    """Show text on a node in the web page, until it is replaced; without a server or a page nothing happens.
-
-    Args:
-        text: Any lines. The page takes them for HTML, so what a file says of itself must not reach it unescaped.
-        node_id: Of the node that runs.
-    """
-    server = getattr(PromptServer, "instance", None)
-    if server is not None and node_id is not None:
-        server.send_progress_text(escape(text).replace("  ", "&nbsp; "), node_id)

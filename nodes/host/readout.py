@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...models.combine import level_of
-from .inspect_file import show_text
 from .layout import Area, Size
 
 FOLDER = "nextcontrol"
@@ -56,7 +55,7 @@ class Readout:
         self.node_id = node_id
         self.key = f"nextcontrol.readout.{uuid.uuid4().hex}"
         self.records: list[dict[str, Any]] = [
-            {"position": position, "control": name, "share": {}, "evaluations": 0}
+            {"position": position, "control": name, "share": {}, "evaluations": 0, "text": ""}
             for position, name in enumerate(names, 1)
             if name is not None
         ]
@@ -142,19 +141,11 @@ class Readout:
             # JSON knows no other numbers; a model that overflows makes them.
             record["share"] = {group: round(share, 6) for group, share in own.items() if math.isfinite(share)}
             record["evaluations"] = self._calls[position]
+            record["text"] = _line(record)
             record["prompt_id"] = _prompt_id()
             _write(image, self._map_of(position))
-        show_text(self.text(), self.node_id)
         self._send()
         self.forget()
-
-    def text(self) -> str:
-        """One short line for each control."""
-        return "\n".join(
-            f"{record['position']}. {record['control'].partition(' ')[0]}: "
-            + (", ".join(f"{group} {share:.0%}" for group, share in record["share"].items()) or "nothing added")
-            for record in self.records
-        )
 
     def ui(self) -> dict[str, Any]:
         """What the node returns beside its outputs."""
@@ -185,6 +176,12 @@ def _prompt_id() -> str | None:
     """Of the run that is under way."""
     context = get_executing_context()
     return None if context is None else context.prompt_id
+
+
+def _line(record: dict[str, Any]) -> str:
+    """A record as the page shows it."""
+    share = ", ".join(f"{group} {share:.0%}" for group, share in record["share"].items())
+    return f"{record['position']}. {record['control'].partition(' ')[0]}: {share or 'nothing added'}"
 
 
 def _write(image: dict[str, str], heat: np.ndarray[Any, np.dtype[np.float32]]) -> None:

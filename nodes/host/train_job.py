@@ -226,7 +226,8 @@ class Progress:
         now = time.monotonic()
         first_time, first_step = self.started or (now, report.step)
         self.started = (first_time, first_step)
-        if now - self.shown >= SECONDS_BETWEEN_TEXTS and report.step > first_step:
+        is_due = now - self.shown >= SECONDS_BETWEEN_TEXTS or report.step == self.steps  # the last line stays on the node
+        if is_due and report.step > first_step:
             self.shown = now
             pace = (now - first_time) / (report.step - first_step)
             minutes, seconds = divmod(round(pace * (self.steps - report.step)), 60)

@@ -264,8 +264,10 @@ def test_a_type_that_needs_weights_says_so(pictures, place):
 
 def check(place, hint_type="unknown"):
     dataset = open_dataset(place.name, SETTINGS)
-    report, sheet = CheckPairs.execute(dataset, hint_type).args
+    output = CheckPairs.execute(dataset, hint_type)
+    report, sheet = output.args
     assert sheet.ndim == 4
+    assert (output.ui["text"], len(output.ui["images"])) == ([report], 1)
     return report, sheet
 
 

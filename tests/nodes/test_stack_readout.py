@@ -29,14 +29,18 @@ def test_the_readout_says_how_large_each_part_is(base_folder):
     ]
     patched, *conditioning, readout = stacked(entries, node="7")
     plain = sample(model, *stacked(entries)[1:3])
-    assert torch.equal(sample(patched, *conditioning), plain)
     records = readout.ui()["readout"]
+    assert [record["text"] for record in records] == ["", ""]
+    assert torch.equal(sample(patched, *conditioning), plain)
     assert [record["position"] for record in records] == [1, 3]
     assert records[1]["control"].startswith("CtrLoRA ")
     for record in records:
         assert set(record["share"]) == {"1/1", "1/2", "middle"}
         assert all(0 < share < 100 for share in record["share"].values())
         assert record["evaluations"] == 3
+        shown = {part.rpartition(" ")[0]: part for part in record["text"].partition(": ")[2].split(", ")}
+        assert shown == {group: f"{group} {share:.0%}" for group, share in record["share"].items()}
+    assert [record["text"].partition(":")[0] for record in records] == ["1. ControlNet", "3. CtrLoRA"]
 
 
 def test_the_share_is_the_norm_of_what_was_added_over_the_norm_of_the_feature(base_folder):
@@ -133,9 +137,7 @@ def test_the_numbers_are_json_also_where_the_model_overflows():
 @pytest.mark.parametrize("client", ["page", None])
 def test_only_a_page_that_asked_is_told(client, monkeypatch):
     sent = []
-    server = SimpleNamespace(
-        client_id=client, send_sync=lambda *message: sent.append(message), send_progress_text=lambda *_: None
-    )
+    server = SimpleNamespace(client_id=client, send_sync=lambda *message: sent.append(message))
     monkeypatch.setattr(readout_module.PromptServer, "instance", server, raising=False)
     *_, readout = stacked([entry(Adapter(), image=hints())], node="7")
     readout.note(1, readout_module.Spot("1/1", *whole()), torch.ones(1, 64, *SIZE), torch.ones(2, 64, *SIZE))

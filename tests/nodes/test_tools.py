@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import comfy.model_management
 import pytest
@@ -20,7 +21,7 @@ from nextcontrol.models.detect import UnsupportedCheckpointError
 from nextcontrol.nodes.host import convert
 from nextcontrol.nodes.host.controlnext_file import load_controlnext_file
 from nextcontrol.nodes.host.ctrlora_load import load_base, load_condition
-from nextcontrol.nodes.host.inspect_file import show_text
+from nextcontrol.nodes.host.text import show_text
 from rounding import assert_same_but_for_rounding
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -168,42 +169,24 @@ def test_the_choices_of_a_conversion_are_part_of_its_fingerprint(models, pack_no
     assert all(fingerprints.count(fingerprint) == 1 for fingerprint in fingerprints)
 
 
-def test_what_a_file_says_of_itself_cannot_run_in_the_page(monkeypatch):
+@pytest.mark.parametrize("client", ["page", None])
+def test_a_line_is_sent_as_it_is_to_the_page_that_asked_for_the_job(client, monkeypatch):
     sent = []
-
-    class Server:
-        def send_progress_text(self, text, node_id):
-            sent.append((text, node_id))
-
-    monkeypatch.setattr(server.PromptServer, "instance", Server(), raising=False)
-    show_text("a: 1\n  title: <img src=x onerror=alert(1)>", "7")
-    assert sent == [("a: 1\n&nbsp; title: &lt;img src=x onerror=alert(1)&gt;", "7")]
+    host = SimpleNamespace(client_id=client, send_sync=lambda *message: sent.append(message))
+    monkeypatch.setattr(server.PromptServer, "instance", host, raising=False)
+    text = "a: 1\n  title: <img src=x onerror=alert(1)>"
+    show_text(text, "7")
     show_text("nobody asked", None)
-    assert len(sent) == 1
+    assert sent == ([("nextcontrol.text", {"node": "7", "text": text}, "page")] if client else [])
     monkeypatch.delattr(server.PromptServer, "instance")
     show_text("no server", "7")
 
 
-def test_text_reaches_the_node_that_runs(monkeypatch, models, pack_nodes):
-    from comfy_api.latest import io
-
-    sent = []
-
-    class Server:
-        last_node_id = client_id = None
-
-        def send_progress_text(self, text, node_id):
-            sent.append((bool(text), node_id))
-
-        def send_sync(self, *arguments):
-            pass
-
-    monkeypatch.setattr(server.PromptServer, "instance", Server(), raising=False)
+def test_text_is_returned_to_the_page(models, pack_nodes):
     name = put(models, "shown.safetensors", narrow_module())
     for node, arguments in ((INSPECT, (name,)), (CONVERT, (name, "auto", "keep", "shown_too"))):
-        running = pack_nodes[node].PREPARE_CLASS_CLONE({io.Hidden.unique_id: "12"})
-        running.execute(*arguments)
-    assert sent == [(True, "12"), (True, "12")]
+        output = pack_nodes[node].execute(*arguments)
+        assert output.ui.as_dict() == {"text": output.result}
 
 
 # What is written

@@ -26,6 +26,10 @@ DEMOS = [name for name in NAMES if name.startswith("demo_")]
 """Those that need nothing but the pack."""
 SD15 = "controlnext_sd15_canny"
 CTRLORA = "ctrlora_single"
+# A training that takes seconds.
+SMALL = {
+    "resolution": 64, "rank": 4, "preview_every": 0, "validation_pairs": 0, "save_every": 100, "sensitivity_every": 0,
+}  # fmt: skip
 WEIGHTS = (".safetensors", ".ckpt")
 JOB_SECONDS = 120.0
 

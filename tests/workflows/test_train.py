@@ -9,20 +9,16 @@ from typing import Any
 
 import pytest
 from host_client import HttpError
-from real_server import CTRLORA, JOB_SECONDS, SD15, api_workflow, cancel, failure, node_of, run, small_graph, wait
+from real_server import CTRLORA, JOB_SECONDS, SD15, SMALL, api_workflow, cancel, failure, node_of, run, small_graph, wait
 
 STEPS = 12
-SMALL = {
-    "resolution": 64, "rank": 4, "steps": STEPS, "preview_every": 0, "validation_pairs": 0, "save_every": 100,
-    "sensitivity_every": 0,
-}  # fmt: skip
 
 
 def graph_of(name: str, workflow: str = "train_ctrlora", **changes):
     """The workflow at a size that takes seconds."""
     graph = copy.deepcopy(api_workflow(workflow))
     for node in graph.values():
-        values = {**SMALL, **changes, "name": name}
+        values = {**SMALL, "steps": STEPS, **changes, "name": name}
         node["inputs"] |= {key: value for key, value in values.items() if key in node["inputs"]}
     # Not the workflow's own folder: what another test has queued makes pairs of another size there.
     node_of(graph, "NextControlMakePairs")["folder"] = "small_pairs"
