@@ -79,9 +79,9 @@ app.registerExtension({
         };
     },
 
-    /** Newer pages: another workflow was looked at, or a finished job is opened. */
+    /** Another workflow was looked at meanwhile, or a finished job is opened. */
     onNodeOutputsUpdated(outputs) {
-        for (const [id, output] of Object.entries(outputs)) {
+        for (const [id, output] of Object.entries(outputs ?? {})) {
             const node = find(id);
             if (node) showOutput(node, output);
         }
