@@ -15,10 +15,20 @@ from nextcontrol.nodes import sockets
 from nextcontrol.nodes.extension import NODES
 
 OLDEST = json.loads(RECORD.read_text(encoding="utf-8"))
-GUARDED = {f"{SCHEMA}(search_aliases=)", f"{SCHEMA}(has_intermediate_output=)"}
+GUARDED = {
+    f"{SCHEMA}(search_aliases=)",
+    f"{SCHEMA}(has_intermediate_output=)",
+    "comfy.model_management.in_training",
+    "comfy.quant_ops.QuantizedTensor",
+}
 """Newer, and left out where the host does not know it."""
-NAMESAKES = {"comfy.sd.VAE": {"model_size", "size"}}
-"""Newer members whose names are used of other things: a `ModelPatcher`, tensors. The `size` of a VAE is only written."""
+NAMESAKES = {
+    "comfy.model_patcher.ModelPatcher": {"cached_patcher_init", "get_free_memory", "is_dynamic"},
+    "comfy.sd.CLIP": {"decode", "is_dynamic"},
+    "comfy.sd.VAE": {"is_dynamic", "model_size", "size"},
+}
+"""Newer members whose names are used of other things, such as tensors or a module of the host, or only where they are there;
+`cached_patcher_init` and the `size` of a VAE are only written."""
 WRITE = "run `python tests/host_surface.py COMFYUI --list` with the path of a ComfyUI"
 
 
