@@ -10,6 +10,7 @@ import comfy.model_management
 import comfy.ops
 import torch
 from ctrlora_files import GivenLatents, control_of, load_small_base, numbered
+from dynamic_vram import filled_layers
 from host_models import UNET_CONFIGS, build_model
 from nextcontrol.nodes.host.control_stack import ControlStack
 from nextcontrol.nodes.host.stack import apply_stack
@@ -46,7 +47,8 @@ def native(variant: str = "ctrlora", seed: int = 0) -> comfy.controlnet.ControlN
     """The host's own ControlNet for one of the small models; users take copies of it."""
     arguments = {k: v for k, v in UNET_CONFIGS[variant].items() if k not in {"out_channels", "transformer_depth_output"}}
     arguments = {key: value[:] if isinstance(value, list) else value for key, value in arguments.items()}
-    network = comfy.cldm.cldm.ControlNet(**arguments, hint_channels=3, operations=comfy.ops.disable_weight_init)
+    with filled_layers():
+        network = comfy.cldm.cldm.ControlNet(**arguments, hint_channels=3, operations=comfy.ops.disable_weight_init)
     network.load_state_dict(seeded_state_dict({key: tensor.shape for key, tensor in network.state_dict().items()}, seed))
     return comfy.controlnet.ControlNet(network.eval(), load_device=comfy.model_management.get_torch_device())
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import comfy.controlnet
-import comfy.model_management
 import comfy.ops
 import pytest
 import torch
-from comfy.cldm.cldm import ControlNet
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy_extras.nodes_freelunch import FreeU_V2
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 from host_models import UNET_CONFIGS
 from narrow import WIDTHS, apply, control_for, hints, narrow_model
 from nextcontrol.nodes.host.unet_structure import find_place
-from seeded import seeded_state_dict, seeded_tensor
+from seeded import seeded_tensor
+from stacking import native
 from torch.testing import assert_close
 
 import nodes as host_nodes
@@ -36,16 +34,6 @@ def count_calls(network):
     network.embedding[0].register_forward_hook(lambda _m, inputs, _o: calls["stem"].append(len(inputs[0])))
     network.mid_convs[1].register_forward_hook(lambda _m, inputs, _o: calls["middle"].append(len(inputs[0])))
     return calls
-
-
-def native_controlnet(seed=0):
-    """The host's own ControlNet at the narrow model's size."""
-    arguments = {key: value for key, value in UNET_CONFIGS["sd15_narrow"].items() if key != "transformer_depth_output"}
-    del arguments["out_channels"]
-    arguments = {key: value[:] if isinstance(value, list) else value for key, value in arguments.items()}
-    network = ControlNet(**arguments, hint_channels=3, operations=comfy.ops.disable_weight_init)
-    network.load_state_dict(seeded_state_dict({key: tensor.shape for key, tensor in network.state_dict().items()}, seed))
-    return comfy.controlnet.ControlNet(network.eval(), load_device=comfy.model_management.get_torch_device())
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "dpmpp_sde", "heun", "uni_pc", "ddim", "lcm"])
@@ -90,9 +78,9 @@ def test_two_hints_through_one_control_share_its_weights(base_folder):
 
 def test_a_native_controlnet_beside_it_adds_its_own(base_folder):
     model, control = narrow_model(), control_for(base_folder)
-    native = native_controlnet()
+    own = native("sd15_narrow")
     texts = [[[seeded_tensor(name, [1, 7, 768]), {}]] for name in ("positive", "negative")]
-    positive, negative = host_nodes.ControlNetApplyAdvanced().apply_controlnet(*texts, native, hints(seed=2), 0.5, 0.0, 1.0)
+    positive, negative = host_nodes.ControlNetApplyAdvanced().apply_controlnet(*texts, own, hints(seed=2), 0.5, 0.0, 1.0)
     patched = apply(model, control, hints())
     results = [
         sample(model), sample(patched), sample(model, positive=positive, negative=negative),

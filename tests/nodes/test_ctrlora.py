@@ -19,6 +19,7 @@ from nextcontrol.models.ctrlora import CtrLoRA, read_config
 from nextcontrol.models.state_dict import shapes_of
 from safetensors.torch import load_file
 from seeded import seeded_tensor
+from stacking import native
 from torch.testing import assert_close
 
 import nodes as host_nodes
@@ -237,24 +238,6 @@ def test_a_batch_is_its_pictures_one_by_one(base_folder):
     pair = apply_node(control_of(base_folder, load_small_base(base_folder)), numbered(0).movedim(1, -1), *conditioning())
     four = sample(*pair, batch=4)
     assert_close(four[:1], sample(*pair)[:1], rtol=1e-4, atol=1e-4)
-
-
-def native(seed=0):
-    import comfy.model_management
-    import comfy.ops
-    from comfy.cldm.cldm import ControlNet
-    from dynamic_vram import filled_layers
-    from host_models import UNET_CONFIGS
-    from seeded import seeded_state_dict
-
-    arguments = {
-        key: value for key, value in UNET_CONFIGS["ctrlora"].items() if key not in ("out_channels", "transformer_depth_output")
-    }
-    arguments = {key: value[:] if isinstance(value, list) else value for key, value in arguments.items()}
-    with filled_layers():
-        network = ControlNet(**arguments, hint_channels=3, operations=comfy.ops.disable_weight_init)
-    network.load_state_dict(seeded_state_dict({key: t.shape for key, t in network.state_dict().items()}, seed))
-    return comfy.controlnet.ControlNet(network.eval(), load_device=comfy.model_management.get_torch_device())
 
 
 def test_a_native_controlnet_goes_before_or_after_it(base_folder):
