@@ -456,7 +456,7 @@ def test_the_pictures_are_small(pack_nodes):
     assert sum(sizes.values()) < 1_200_000
 
 
-def test_the_web_folder_holds_help_pages_their_pictures_and_one_script(pack_nodes):
+def test_the_web_folder_holds_help_pages_their_pictures_and_one_script_only(pack_nodes):
     """The page runs every script that it finds there."""
     pages = {DOCS / f"{node_id}.md" for node_id in pack_nodes} | {DOCS / node_id / "zh.md" for node_id in pack_nodes}
     pictures = {PICTURES / f"{node_id}.jpg" for node_id in pack_nodes}

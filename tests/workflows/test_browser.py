@@ -72,7 +72,7 @@ SET = """values => {
 LOOK_AT = """type => {
     const [x, y] = app.graph.nodes.find(node => node.type === type).pos;
     app.canvas.ds.scale = 1;
-    app.canvas.ds.offset = [300 - x, 300 - y];
+    app.canvas.ds.offset = [700 - x, 300 - y];
     app.canvas.setDirty(true, true);
 }"""
 SELECTED = """type => {
