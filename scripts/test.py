@@ -159,6 +159,8 @@ def build_environment(host: Host, chromium: str | None) -> dict[str, str]:
         "NEXTCONTROL_COMFYUI": str(host.comfyui),
         "NEXTCONTROL_PYTHON": str(host.python),
         "HF_HUB_OFFLINE": "1",
+        # The tests' networks are small: their threads would wait for each other longer than they compute.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "PYTHONDONTWRITEBYTECODE": "1",
         "RUFF_CACHE_DIR": str(cache_home() / "ruff"),
         "MYPY_CACHE_DIR": str(cache_home() / "mypy"),

@@ -14,6 +14,7 @@ from threading import Thread
 from urllib.parse import urlsplit
 
 import pytest
+from host_server import OWN_GROUP
 from PIL import Image
 from real_server import ROOT, WORKFLOWS, small_graph, wait
 
@@ -193,7 +194,9 @@ def test_a_result_that_is_gone_is_said_and_leaves_no_file(server, canny, tmp_pat
 def test_ctrl_c_stops_the_job_and_another_one_goes_on(server, tmp_path):
     path = tmp_path / "graph.json"
     path.write_text(json.dumps(small_graph(steps=10_000)), encoding="utf-8")
-    with subprocess.Popen(command(server, path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # Also where the tests themselves run in the background and ignore Ctrl-C.
+    with subprocess.Popen(command(server, path), **pipes, **OWN_GROUP) as client:
         while not client.stdout.readline().startswith("KSampler 1/"):
             assert client.poll() is None, client.stderr.read()
         waiting = server.post_json("/prompt", {"prompt": small_graph(seed=77)})["prompt_id"]
