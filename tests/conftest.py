@@ -37,10 +37,15 @@ import_host(_host_folder(), _base, is_cpu=True)
 import_pack()
 
 
+IS_DYNAMIC = os.environ.get("NEXTCONTROL_DYNAMIC_VRAM") == "1"
+# It compares with and without.
+collect_ignore = ["nodes/test_dynamic_vram.py"] if IS_DYNAMIC else []
+
+
 @pytest.fixture(scope="session", autouse=True)
 def dynamic_vram_of_the_run():
-    """NEXTCONTROL_DYNAMIC_VRAM=1 runs all tests under dynamic VRAM; see dynamic_vram.py."""
-    if os.environ.get("NEXTCONTROL_DYNAMIC_VRAM") != "1":
+    """NEXTCONTROL_DYNAMIC_VRAM=1 runs all other tests under dynamic VRAM; see dynamic_vram.py."""
+    if not IS_DYNAMIC:
         yield
         return
     from dynamic_vram import dynamic_vram

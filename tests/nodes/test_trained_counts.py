@@ -10,6 +10,7 @@ import comfy.supported_models
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from dynamic_vram import filled_layers
 from nextcontrol.models.adapted import LORA
 from nextcontrol.models.controlnet import ControlNet
 from nextcontrol.models.controlnext import GENERATIONS, ControlNeXt
@@ -71,7 +72,8 @@ def full_model(family: str) -> ModelPatcher:
     config = kind({key: value[:] if isinstance(value, list) else value for key, value in arguments.items()})
     config.unet_config["num_heads"] = arguments.get("num_heads", -1)
     device = torch.device("cpu")
-    return ModelPatcher(config.get_model({}, device="meta"), load_device=device, offload_device=device)
+    with filled_layers():
+        return ModelPatcher(config.get_model({}, device="meta"), load_device=device, offload_device=device)
 
 
 def count(tensors) -> int:
