@@ -150,7 +150,7 @@ def press_run(page, server):
 def kept(node):
     """Ours as a whole; of a core node the links, for newer ones have other values and titles."""
     if node["class_type"].startswith("NextControl"):
-        return node
+        return {**node, "_meta": {"title": node["_meta"]["title"]}}  # newer pages add the packs
     links = {name: value for name, value in node["inputs"].items() if isinstance(value, list)}
     return {"class_type": node["class_type"], "inputs": links}
 
