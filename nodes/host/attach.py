@@ -69,7 +69,7 @@ def attach_controlnext(
         add_unet_weights(clone, controlnext.unet, family)
     if masks is not None and not masks.any():
         return clone
-    network = controlnext.network(injection)
+    network = controlnext.network(injection, model.load_device)
     _add_network(clone, network)
     schedule = Schedule(*percents, curve)
     patch = ControlNeXtPatch(network.model, injection, place, image, masks, strength, schedule, uncond, controlnext.scale)

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import comfy.model_management
 import comfy.ops
+import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
@@ -51,7 +53,7 @@ class ControlNeXtFile:
     """The multiplier of its training, where the file's header tells it: what strength 1 stands for."""
     is_normalized: bool = True
     """See `Injection.is_normalized`."""
-    _networks: dict[int, ModelPatcher] = field(default_factory=dict)
+    _networks: dict[tuple[int, torch.device], ModelPatcher] = field(default_factory=dict)
 
     @property
     def scale(self) -> float | None:
@@ -90,13 +92,14 @@ class ControlNeXtFile:
         """
         return replace(INJECTIONS[self.variant_for(family)], is_normalized=self.is_normalized)
 
-    def network(self, injection: Injection) -> ModelPatcher:
+    def network(self, injection: Injection, device: torch.device | None = None) -> ModelPatcher:
         """The module under the host's memory management; the same object for every control that uses it."""
         padding = injection.stem_padding if self.stem_padding is None else self.stem_padding
-        if padding not in self._networks:
+        key = padding, device or comfy.model_management.get_torch_device()
+        if key not in self._networks:
             network = load_controlnext(self.tensors, padding, comfy.ops.manual_cast)
-            self._networks[padding] = manage(network, self.name, is_layered=True)
-        return self._networks[padding]
+            self._networks[key] = manage(network, self.name, is_layered=True, device=key[1])
+        return self._networks[key]
 
 
 def load_controlnext_file(

@@ -34,12 +34,12 @@ def digest_of_weights(
     Returns:
         Hexadecimal digits.
     """
-    digest = hashlib.blake2b(digest_size=20)
+    digest, types = hashlib.blake2b(digest_size=20), types or {}
     for key in sorted(tensors):
         flat = tensors[key].detach().reshape(-1)
         if not is_whole:
             flat = flat[:: max(1, flat.numel() // SAMPLED)]
-        flat = flat.to((types or {}).get(key, flat.dtype))
+        flat = flat.to(types.get(key, flat.dtype))
         digest.update(f"{key} {tuple(tensors[key].shape)} {flat.dtype}".encode())
         digest.update(flat.contiguous().view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()

@@ -6,6 +6,7 @@ from typing import NoReturn
 
 import comfy.model_management
 import comfy.model_patcher
+import torch
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
@@ -16,7 +17,7 @@ ONE_GPU = (
 """The sentence for a control that the host wants to copy to a second GPU."""
 
 
-def manage(network: nn.Module, name: str, is_layered: bool = False) -> ModelPatcher:
+def manage(network: nn.Module, name: str, is_layered: bool = False, device: torch.device | None = None) -> ModelPatcher:
     """Put a network under the host's memory management.
 
     Args:
@@ -25,6 +26,7 @@ def manage(network: nn.Module, name: str, is_layered: bool = False) -> ModelPatc
         is_layered: The network's weights are read by the host's layers alone, so that a host with dynamic VRAM may load them
             layer by layer. Adapted layers (`models.adapted`) read weights themselves and would get those in main memory, once
             more for each pass.
+        device: Where it runs; the host's first choice by default.
 
     Returns:
         The host's patcher for networks that it loads whole, or its newer one.
@@ -33,7 +35,7 @@ def manage(network: nn.Module, name: str, is_layered: bool = False) -> ModelPatc
     newer = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
     patcher = (newer if is_layered else ModelPatcher)(
         network.eval().requires_grad_(False),
-        load_device=comfy.model_management.get_torch_device(),
+        load_device=device or comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
     # The host calls this to make the network anew on another device.
@@ -72,4 +74,5 @@ def load_whole(model: ModelPatcher) -> ModelPatcher:
 
 
 def _refuse_copy(name: str, **_options: object) -> NoReturn:
-    raise ValueError(ONE_GPU.format(name))
+    # What the host itself raises for a model that cannot be copied: 'Select Model Device' then leaves the model where it is.
+    raise RuntimeError(ONE_GPU.format(name))

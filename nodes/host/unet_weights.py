@@ -73,7 +73,8 @@ def add_unet_weights(clone: ModelPatcher, weights: UNetWeights, family: Family) 
 def _patch_the_rest(patcher: ModelPatcher, device_to: Any, *_: object) -> None:
     """Patch what a host with dynamic VRAM loads without its patches: parameters of modules outside its casting layers.
 
-    SVD's mix factors are such parameters. The host has kept the original in `backup` and puts it back from there.
+    SVD's mix factors are such parameters. The host has kept the original in `backup` and puts it back from there, also when it
+    frees memory: like every weight that it loads at once, they are patched again when the model is loaded again.
     """
     if not is_dynamic(patcher):
         return

@@ -30,6 +30,7 @@ from train_stand_ins import SmallCLIP, small_job, write_dataset
 
 import nodes
 
+needs_dynamic = pytest.mark.skipif(not HAS_DYNAMIC, reason="this host has no dynamic VRAM")
 LIMITS = [float("inf"), 0] if HAS_DYNAMIC else [float("inf")]
 """Bytes that weights may take: all of them stay, or none and each is cast at each use."""
 LORA_KEY = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_out.0.weight"
@@ -76,6 +77,7 @@ def test_ctrlora(base_folder, limit):
         assert_close(one, other, atol=1e-6, rtol=1e-6)
 
 
+@needs_dynamic
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("mode", ["replace", "delta"])
 @pytest.mark.parametrize("family", ["sd15", "svd"])
@@ -161,6 +163,7 @@ def tensors_of(base_folder, folder, result):
     return {key: t for name in result.files for key, t in load_file(base_folder / "models" / folder / name).items()}
 
 
+@needs_dynamic
 def test_ctrlora_trains_the_same(base_folder, pairs):
     def trained():
         model = fresh("ctrlora")
@@ -175,6 +178,7 @@ def test_ctrlora_trains_the_same(base_folder, pairs):
         assert_close(found[key], tensor, atol=1e-6, rtol=1e-5)
 
 
+@needs_dynamic
 def test_controlnext_trains_on_from_a_run_without_it(base_folder, narrow_modules):
     """On a model with a LoRA, which is in no weight there; sampled before and after, which leaves weights behind."""
     lora, pairs = seeded_tensor("lora", [64, 64]) / 8, write_dataset(base_folder, "dynamic_controlnext_pairs")
@@ -199,7 +203,7 @@ def test_controlnext_trains_on_from_a_run_without_it(base_folder, narrow_modules
         assert_close(found[key], tensor, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.skipif(not HAS_DYNAMIC, reason="this host has no dynamic VRAM")
+@needs_dynamic
 def test_a_model_that_cannot_be_loaded_again_is_refused_for_training(base_folder, pairs):
     with dynamic_vram():
         model = fresh("ctrlora")
@@ -233,19 +237,32 @@ def test_what_the_host_notes_on_a_weight_stays_when_it_is_shared_with_autograd()
 
 
 def test_a_control_that_is_to_be_copied_to_a_second_gpu_says_so(base_folder):
+    refused = (ValueError, RuntimeError)
     said = r"'.+' runs on one GPU: remove 'MultiGPU CFG Split'.*'Select Model Device' before"
     control = control_of(base_folder, load_small_base(base_folder))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(refused, match=said):
         control.deepclone_multigpu(torch.device("cpu"), autoregister=True)
     patched = apply(fresh("sd15_narrow"), control_for(base_folder), hints())
     for network in (*control.get_models(), *patched.get_nested_additional_models()):
         make, given = network.cached_patcher_init
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(refused, match=said):
             make(*given)
     if hasattr(patched, "deepclone_multigpu"):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(refused, match=said):
             patched.deepclone_multigpu(torch.device("cpu"))
-    assert not is_dynamic(manage(nn.Identity(), "x"))
+
+
+def test_a_controlnext_is_loaded_layer_by_layer_and_where_its_model_is(base_folder):
+    with dynamic_vram():
+        model, control = fresh("sd15_narrow"), control_for(base_folder)
+        (network,) = apply(model, control, hints()).get_nested_additional_models()
+        assert is_dynamic(network) == HAS_DYNAMIC
+        assert not is_dynamic(manage(nn.Identity(), "x"))
+        elsewhere = model.clone()
+        elsewhere.load_device = torch.device("meta")
+        (other,) = apply(elsewhere, control, hints()).get_nested_additional_models()
+    assert other.load_device == elsewhere.load_device
+    assert network.load_device == model.load_device
 
 
 def test_a_weight_in_its_files_type_is_the_weight_that_is_computed_with():

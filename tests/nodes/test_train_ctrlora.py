@@ -15,11 +15,12 @@ from nextcontrol.nodes.host.ctrlora_load import load_condition
 from nextcontrol.nodes.host.encoders import HostTexts, identity_of
 from nextcontrol.nodes.host.recipe_ctrlora import CtrLoRARecipe
 from nextcontrol.nodes.host.train_files import files_for
+from nextcontrol.nodes.host.train_job import train as run_job
 from nextcontrol.training.config import TrainConfig
 from safetensors import safe_open
 from seeded import seeded_tensor
 from tiny_training import write_pairs
-from train_stand_ins import WIDTH, SmallCLIP, SmallVAE, train, write_dataset
+from train_stand_ins import WIDTH, SmallCLIP, SmallVAE, small_job, train, write_dataset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -125,6 +126,12 @@ def test_cancel_saves_raises_again_and_the_next_queue_finishes(base_folder, pair
     assert result.losses == finished.losses
     whole, broken = (trained(base_folder, name)[0] for name in ("done/all", "cancelled"))
     assert all(torch.equal(broken[key], tensor) for key, tensor in whole.items())
+
+
+def test_the_last_line_on_the_node_is_that_of_the_last_step(base_folder, pairs):
+    shown = []
+    run_job(small_job(base_folder, pairs, "lines"), shown.append)
+    assert shown[-1].startswith("step 4 of 4, loss ")
 
 
 def test_a_taken_name_is_refused(base_folder, pairs, finished):

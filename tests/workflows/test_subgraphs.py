@@ -197,7 +197,9 @@ def listed_by(server) -> set[str]:
         entries = server.get_json("/global_subgraphs").values()
     except HttpError:
         return set()
-    return {entry["name"] for entry in entries if entry["info"]["node_pack"] == "custom_nodes.nextcontrol"}
+    found = {entry["name"] for entry in entries if entry["info"]["node_pack"] == "custom_nodes.nextcontrol"}
+    assert found == {path.stem for path in SUBGRAPHS.glob("*.json")}
+    return found
 
 
 def reload(page) -> None:
