@@ -24,6 +24,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from dynamic_vram import filled_layers
 from nextcontrol.models.controlnext import GENERATIONS, ControlNeXt
+from nextcontrol.nodes.host.managed import patcher_class
 from seeded import seeded_state_dict
 
 GOLDENS = Path(__file__).parent / "golden"
@@ -91,8 +92,7 @@ def build_model(variant: str, seed: int = 0) -> ModelPatcher:
     Returns:
         Ready for a sampler, on the CPU.
     """
-    # As the host's own loaders do; see nodes/host/managed.py.
-    return make_model(variant, seed, getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher))
+    return make_model(variant, seed, patcher_class())
 
 
 def make_model(variant: str, seed: int = 0, kind: type[ModelPatcher] = ModelPatcher, **_: Any) -> ModelPatcher:

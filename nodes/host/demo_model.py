@@ -10,7 +10,6 @@ from typing import Any
 
 import comfy.clip_model
 import comfy.model_management
-import comfy.model_patcher
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from ...models.demo_autoencoder import DemoAutoencoder
 from .folders import DEMO
+from .managed import patcher_class
 from .unet_structure import DEMO_TEXT_WIDTH
 
 LOG = logging.getLogger("nextcontrol")
@@ -156,7 +156,7 @@ def build_model(weights: Mapping[str, Tensor], source: Path, disable_dynamic: bo
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, types))
     model = config.get_model({}, "").to(offload)
     _fill(model.diffusion_model, dtype, weights, source)
-    return _patcher(disable_dynamic)(model, load_device=device, offload_device=offload)
+    return patcher_class(disable_dynamic)(model, load_device=device, offload_device=offload)
 
 
 def build_clip(weights: Mapping[str, Tensor], vocabulary: Tensor, source: Path, disable_dynamic: bool = False) -> Any:
@@ -168,8 +168,8 @@ def build_clip(weights: Mapping[str, Tensor], vocabulary: Tensor, source: Path, 
         "model_class": partial(DemoTextModel, vocabulary=vocabulary, fill=partial(_fill, weights=weights, source=source)),
         "return_projected_pooled": False,
     }
-    knows_dynamic = hasattr(comfy.model_patcher, "CoreModelPatcher")
-    options = {"disable_dynamic": disable_dynamic} if knows_dynamic else {}
+    # Only a host that would load it layer by layer knows the word.
+    options = {"disable_dynamic": True} if patcher_class(disable_dynamic) is not patcher_class() else {}
     return comfy.sd.CLIP(target, parameters=sum(tensor.numel() for tensor in weights.values()), **options)
 
 
@@ -181,7 +181,7 @@ def build_vae(weights: Mapping[str, Tensor], source: Path, disable_dynamic: bool
     _fill(network, vae.vae_dtype, weights, source)
     vae.first_stage_model = network
     old = vae.patcher
-    vae.patcher = _patcher(disable_dynamic)(network, load_device=old.load_device, offload_device=old.offload_device)
+    vae.patcher = patcher_class(disable_dynamic)(network, load_device=old.load_device, offload_device=old.offload_device)
     # What `VAE.model_size()` gives, which ComfyUI 0.3.64 does not have.
     vae.size = comfy.model_management.module_size(network)
     return vae
@@ -225,12 +225,6 @@ def _shapes_of(network: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield f"{name}.weight", (layer.out_features, layer.in_features)
             if layer.comfy_need_lazy_init_bias:
                 yield f"{name}.bias", (layer.out_features,)
-
-
-def _patcher(disable_dynamic: bool) -> type[ModelPatcher]:
-    """The host's class for models; with dynamic VRAM, where it has it and may use it."""
-    newer: type[ModelPatcher] = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
-    return ModelPatcher if disable_dynamic else newer
 
 
 def _damaged(path: Path, fault: str) -> str:

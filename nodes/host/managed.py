@@ -31,9 +31,7 @@ def manage(network: nn.Module, name: str, is_layered: bool = False, device: torc
     Returns:
         The host's patcher for networks that it loads whole, or its newer one.
     """
-    # Looked up at each call: the host decides after its start, by the device, whether the newer one is used.
-    newer = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
-    patcher = (newer if is_layered else ModelPatcher)(
+    patcher = patcher_class(disable_dynamic=not is_layered)(
         network.eval().requires_grad_(False),
         load_device=device or comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
@@ -41,6 +39,13 @@ def manage(network: nn.Module, name: str, is_layered: bool = False, device: torc
     # The host calls this to make the network anew on another device.
     patcher.cached_patcher_init = (_refuse_copy, (name,))
     return patcher
+
+
+def patcher_class(disable_dynamic: bool = False) -> type[ModelPatcher]:
+    """The host's class for models: with dynamic VRAM where the host has it, uses it, and is not told otherwise."""
+    # Looked up at each call: the host decides after its start, by the device, whether the newer one is used.
+    newer: type[ModelPatcher] = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
+    return ModelPatcher if disable_dynamic else newer
 
 
 def is_dynamic(patcher: ModelPatcher) -> bool:

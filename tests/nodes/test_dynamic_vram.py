@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import comfy.model_management
-import comfy.model_patcher
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -19,7 +18,7 @@ from nextcontrol.nodes.host.backbone import share_with_autograd
 from nextcontrol.nodes.host.demo_model import UNET_FILE, load_demo_model
 from nextcontrol.nodes.host.encoders import identity_of
 from nextcontrol.nodes.host.folders import DEMO
-from nextcontrol.nodes.host.managed import is_dynamic, manage
+from nextcontrol.nodes.host.managed import is_dynamic, manage, patcher_class
 from nextcontrol.nodes.host.recipe_controlnext import ControlNeXtRecipe
 from nextcontrol.training.method_controlnext import ControlNeXtOptions
 from safetensors.torch import load_file, save_file
@@ -48,7 +47,7 @@ def nothing_loaded_before():
 
 def fresh(variant: str) -> ModelPatcher:
     """A model as a loader of the host makes it at the moment."""
-    return make_model(variant, kind=getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher))
+    return make_model(variant, kind=patcher_class())
 
 
 def both(make, limit):
