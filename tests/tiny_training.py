@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from nextcontrol.models.ctrlora import Block, CtrLoRA, CtrLoRAConfig
 from nextcontrol.training.cache import TensorCache
-from nextcontrol.training.checkpoint import StateStore, write_tensors
+from nextcontrol.training.checkpoint import StateStore
 from nextcontrol.training.config import TrainConfig
 from nextcontrol.training.dataset import DatasetSettings, PairDataset
 from nextcontrol.training.draws import generator_for
+from nextcontrol.training.durable import write_tensors
 from nextcontrol.training.encode import EncodedDataset, encode_dataset, split_held_out
 from nextcontrol.training.loop import Hooks, Run
 from nextcontrol.training.method_ctrlora import CtrLoRAMethod

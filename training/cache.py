@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .checkpoint import write_tensors
+from .durable import write_tensors
 
 
 def digest_of(*parts: object) -> str:

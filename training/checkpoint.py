@@ -1,19 +1,17 @@
-"""Files that are whole or not there, and the states of a run: after a kill at any moment the last one is intact."""
+"""The states of a run: after a kill at any moment the last one is intact."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from .durable import write_tensors
 
 logger = logging.getLogger("nextcontrol")
 
@@ -29,60 +27,6 @@ class State(NamedTuple):
     tensors: dict[str, Tensor]
     about: dict[str, Any]
     """Whatever is no tensor."""
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file that has its name only when it is complete and on the disk.
-
-    Args:
-        path: Replaced if it is there.
-        tensors: On the CPU.
-        metadata: Strings for the header.
-
-    Raises:
-        OSError: The disk is full or not writable; what was at `path` is as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary, metadata=dict(metadata))
-        temporary.chmod(mode)  # the library makes files that their owner alone can read
-        put_in_place(temporary, path)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in the same way."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        put_in_place(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _temporary(path: Path) -> Path:
-    """Of its own for each process, of one run or of several that share a folder, on one machine or on several."""
-    return path.with_name(f".{path.name}.{os.environ.get('RANK', '0')}.{os.getpid()}.part")
-
-
-def put_in_place(temporary: Path, path: Path) -> None:
-    """Give a finished file its name, with both on the disk."""
-    with temporary.open("rb+") as stream:
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    with suppress(OSError):  # Windows has no way to flush a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 class StateStore:

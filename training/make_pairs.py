@@ -13,8 +13,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..preprocessors.canvas import hint_size
-from .checkpoint import put_in_place, write_text
-from .pairs import check_inside, pictures_in
+from .durable import whole_file, write_text
+from .inside import check_inside
+from .pairs import pictures_in
 from .pictures import UnreadablePictureError, fit_picture, from_pixels, read_picture, to_pixels
 
 ROWS = "prompt.json"
@@ -138,13 +139,8 @@ def _make_one(
 
 
 def _save(picture: Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
+    with whole_file(path) as temporary:
         picture.save(temporary, "PNG")
-        put_in_place(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _names(found: Sequence[Path], folder: Path) -> dict[Path, str]:

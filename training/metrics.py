@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import write_text
+from .durable import write_text
 
 
 class MetricsFile:

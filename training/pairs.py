@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .inside import check_inside
 from .pictures import PictureBytes
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
@@ -56,29 +57,6 @@ class Listing:
     pairs: tuple[Pair, ...]
     orphans: tuple[str, ...]
     """Pictures and rows without a partner, by path in the folder."""
-
-
-def check_inside(path: Path, roots: Sequence[Path], name: str) -> Path:
-    """Make sure that a path does not lead out of the allowed folders, by a link or by dots.
-
-    Args:
-        path: Existing or not.
-        roots: The allowed folders.
-        name: As the user knows it, for the error.
-
-    Returns:
-        The path without links.
-
-    Raises:
-        ValueError: It leads out.
-    """
-    real = path.resolve()
-    if not any(real.is_relative_to(root.resolve()) for root in roots):
-        raise ValueError(
-            f"'{name}' leads out of the folders that datasets may lie in: put it below ComfyUI's input/, or name its place as "
-            "nextcontrol_datasets in extra_model_paths.yaml."
-        )
-    return real
 
 
 def find_pairs(folder: Path, roots: Sequence[Path]) -> Listing:

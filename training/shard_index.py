@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .cache import digest_of
-from .checkpoint import put_in_place
-from .tar_files import DamagedShardError, new_name
+from .durable import write_text
+from .tar_files import DamagedShardError
 
 logger = logging.getLogger("nextcontrol")
 
@@ -173,10 +173,4 @@ def check_sources(index: ShardIndex, sources: Sequence[str], name: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file that is whole or not there, whoever else writes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = new_name(path)
-    try:
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        put_in_place(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, json.dumps(content, indent=1))

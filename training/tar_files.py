@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .checkpoint import put_in_place
+from .durable import PART, whole_file, writing
 
 Sample = dict[str, Any]
 """Content of a sample's files by what follows the first dot of their names, and its "__key__"."""
@@ -107,30 +106,21 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> Written:
         OSError: The disk is full or not writable; what was at `path` is as it was.
     """
     library = find_library()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left_over in path.parent.glob(f".{path.name}.*.part"):
-        left_over.unlink(missing_ok=True)
-    temporary = new_name(path)
     count = 0
-    try:
+    with writing(path.name):
+        for left_over in path.parent.glob(f".{path.name}.*{PART}"):
+            left_over.unlink(missing_ok=True)
+    with whole_file(path) as temporary:
         with temporary.open("wb") as stream:
             watched = _Watched(stream)
             with library.TarWriter(watched, encoder=False, mtime=0, compress=False) as writer:
                 for sample in samples:
                     writer.write(sample)
                     count += 1
-        if count:
-            put_in_place(temporary, path)
-        else:
+        if not count:
+            temporary.unlink()
             path.unlink(missing_ok=True)
-    finally:
-        temporary.unlink(missing_ok=True)
     return Written(count, watched.size if count else 0, watched.digest.hexdigest() if count else "")
-
-
-def new_name(path: Path) -> Path:
-    """A hidden name beside a file, which no other process has at the same time."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
 
 
 class _Watched:

@@ -12,8 +12,9 @@ import folder_paths
 
 from ...training.cache import TensorCache
 from ...training.dataset import DatasetSettings, PairDataset, ShardSettings
+from ...training.inside import check_inside
 from ...training.mixed import MixedDataset, check_conditions
-from ...training.pairs import check_inside, find_pairs, is_folder_of_pairs
+from ...training.pairs import find_pairs, is_folder_of_pairs
 from ...training.raw_shards import find_shards
 from ...training.shard_index import CURE, has_index
 from .folders import DEMO

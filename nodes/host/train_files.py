@@ -13,9 +13,9 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...training.checkpoint import write_tensors
 from ...training.config import TrainConfig
 from ...training.dataset import PairDataset
+from ...training.durable import write_tensors
 from ...training.method import Published
 from ...training.mixed import MixedDataset
 from ...training.pictures import from_pixels, read_picture, to_pixels

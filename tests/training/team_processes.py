@@ -56,7 +56,7 @@ def mixed_run(work: Path, pairs: Path, hooks: Any, team: Any, **changes: Any) ->
 def train(folder: Path, plan: dict[str, Any], rank: int) -> dict[str, Any]:
     """One process's life; what it saw and how it ended."""
     import torch
-    from nextcontrol.training.checkpoint import write_tensors
+    from nextcontrol.training.durable import write_tensors
     from nextcontrol.training.loop import Hooks
     from nextcontrol.training.team import Alone, open_team
     from nextcontrol.training.trainable import published
