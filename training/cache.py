@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
-from .durable import write_tensors
+from .inside import own_place
+from .sealed import DamagedFileError, read_sealed, write_sealed
+
+_CHUNK = 1 << 20
 
 
 def digest_of(*parts: object) -> str:
@@ -20,7 +21,11 @@ def digest_of(*parts: object) -> str:
 
 def file_digest(path: Path) -> str:
     """A name for the content of a file."""
-    return hashlib.blake2b(path.read_bytes(), digest_size=20).hexdigest()
+    digest = hashlib.blake2b(digest_size=20)
+    with path.open("rb") as stream:
+        while data := stream.read(_CHUNK):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 class TensorCache:
@@ -34,34 +39,49 @@ class TensorCache:
     def __init__(self, folder: Path, others: Sequence[Path] = ()) -> None:
         self.folder = folder
         self.folders = (folder, *others)
+        self._known: set[str] = set()
 
     def has(self, key: str) -> bool:
-        """Whether it is there and can be opened."""
-        return any(map(_can_be_opened, self._paths(key)))
+        """Whether it is there and as it was written; what is damaged is made again by whoever asks."""
+        if key not in self._known and self._find(key) is not None:
+            self._known.add(key)
+        return key in self._known
 
     def write(self, key: str, **tensors: Tensor) -> None:
         """Keep some tensors under a key.
 
         Raises:
-            OSError: The disk is full, or the folder cannot be written.
+            CannotWriteError: The disk is full, or the folder cannot be written.
+            ValueError: A link has its place.
         """
-        write_tensors(self._path(key), {name: tensor.cpu() for name, tensor in tensors.items()}, {})
+        write_sealed(own_place(self.folder, _place(key)), {name: tensor.cpu() for name, tensor in tensors.items()}, {})
 
     def read(self, key: str) -> dict[str, Tensor]:
-        """What was written under a key."""
-        paths = self._paths(key)
-        return load_file(paths[0] if len(paths) == 1 else next(filter(_can_be_opened, paths), paths[0]))
+        """Return what was written under a key.
 
-    def _path(self, key: str) -> Path:
-        return self._paths(key)[0]
+        Raises:
+            DamagedFileError: It has been damaged, or is gone, since `has` found it.
+        """
+        found = self._find(key)
+        if found is None:
+            raise DamagedFileError(
+                f"'{key}' in the cache '{self.folder.name}' is damaged or gone: start the training again, it is encoded anew."
+            )
+        return found
 
-    def _paths(self, key: str) -> list[Path]:
-        return [folder / key[:2] / f"{key}.safetensors" for folder in self.folders]
+    def _find(self, key: str) -> dict[str, Tensor] | None:
+        """The first that is whole. A link leads to a file that is none of ours."""
+        paths = (folder / _place(key) for folder in self.folders)
+        own = (path for path in paths if not (path.is_symlink() or path.parent.is_symlink()))
+        return next((tensors for tensors in map(_read, own) if tensors is not None), None)
 
 
-def _can_be_opened(path: Path) -> bool:
+def _place(key: str) -> str:
+    return f"{key[:2]}/{key}.safetensors"
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
     try:
-        with safe_open(path, framework="pt"):
-            return True
-    except (OSError, SafetensorError):
-        return False
+        return read_sealed(path)[0]
+    except DamagedFileError:
+        return None

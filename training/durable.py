@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,7 @@ from ..models.foreign import first_line, shown
 
 PART = ".part"
 """Ends the name of a file that is not finished."""
+_TOO_LONG = 206  # Windows
 _SHOWN_NAME = 40
 """Characters of a file's own name in that of its unfinished copy: a system may not take a longer one."""
 
@@ -75,6 +78,40 @@ def whole_file(path: Path, name: str = "") -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def trial_file(path: Path, name: str) -> Iterator[None]:
+    """Make sure that a file could be written, and leave nothing behind, no new folder either; errors as in `whole_file`."""
+    made = [folder for folder in path.parents if not folder.exists()]
+    with writing(name):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = new_name(path)
+            temporary.open("xb").close()
+            temporary.unlink()
+            yield
+        finally:
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
+
+
+def check_length(path: Path, name: str) -> None:
+    """Refuse a path that the disk has no room for in its directories; whether something is there makes no difference.
+
+    Args:
+        path: Of a file or folder to be made.
+        name: As the user knows it, for the error.
+
+    Raises:
+        ValueError: The name, or the whole path, is too long.
+    """
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG or getattr(error, "winerror", 0) == _TOO_LONG:
+            raise ValueError(f"'{shown(name)}' is too long for a file's name here: choose a shorter one.") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file; see `whole_file`."""
     with whole_file(path) as temporary:
@@ -95,7 +132,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 def new_name(path: Path) -> Path:
     """Return a hidden name in a file's folder that no other process has, on whatever machine."""
-    return path.with_name(f".{path.name[:_SHOWN_NAME]}.{uuid.uuid4().hex}{PART}")
+    return path.with_name(f"{_beginning(path)}{uuid.uuid4().hex}{PART}")
+
+
+def left_overs(path: Path) -> Iterator[Path]:
+    """Find the unfinished copies of a file that processes have left that were killed, or still write."""
+    names = (own.name for own in path.parent.iterdir()) if path.parent.is_dir() else ()
+    return (path.with_name(name) for name in names if name.startswith(_beginning(path)) and name.endswith(PART))
+
+
+def _beginning(path: Path) -> str:
+    """Of the names of a file's unfinished copies; the number keeps long names apart."""
+    return f".{path.name[:_SHOWN_NAME]}.{zlib.crc32(os.fsencode(path.name)):08x}."
 
 
 def put_in_place(temporary: Path, path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
+from ..models.foreign import first_line
 from .backbone import Batch, Source
 from .checkpoint import State, StateStore
+from .config import TrainConfig
 from .metrics import MetricsFile, smoothed
 from .rescue import OutOfMemoryError, break_off, check_same
 from .sensitivity import Sensitivity, measure, with_partners
@@ -56,24 +58,32 @@ class Run:
             Whether there was one.
 
         Raises:
-            ValueError: It is of another run; the message has every difference.
+            ValueError: It is of another run; the message has every difference. Or none of the states can be read.
         """
         with self.trainer.team.together():
-            state = self.store.load()
+            state = self.store.load(self._problem)
             if state is None:
                 return False
-            self._check_state(state)
             self.trainer.restore(state)
             self.saved_step = state.step
             return True
 
-    def _check_state(self, state: State) -> None:
+    def _problem(self, state: State) -> str:
+        """What is wrong inside a state; raises where nothing is and it is of another run."""
+        try:
+            before = TrainConfig.from_json(state.about["config"])
+            was = EARLIER | state.about["identity"]
+        except (KeyError, TypeError, ValueError) as error:
+            return first_line(error)
+        self._check_same_run(state.step, before, was)
+        return self.trainer.problem_of(state)
+
+    def _check_same_run(self, step: int, before: TrainConfig, was: Mapping[str, object]) -> None:
         config = self.trainer.config
-        reasons = config.differences(type(config).from_json(state.about["config"]))
-        was = EARLIER | state.about["identity"]
+        reasons = config.differences(before)
         reasons += [f"the {name} changed" for name in self.identity if was.get(name) != self.identity[name]]
-        if state.step > config.steps:
-            reasons.append(f"{state.step} steps are done and steps is {config.steps}")
+        if step > config.steps:
+            reasons.append(f"{step} steps are done and steps is {config.steps}")
         if reasons:
             raise ValueError(
                 f"The saved training in '{self.store.folder.name}' is another one: {'; '.join(reasons)}. "
@@ -87,6 +97,7 @@ class Run:
             self.trainer.collect()
         with self.trainer.team.together():
             if self.trainer.team.is_main:
+                self.store.guard()
                 if is_new:
                     self.write_state()
                 self.hooks.on_save(self.trainer)

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .durable import write_text
+from ..models.foreign import parse_json
+from .durable import write_text, writing
 
 
 class MetricsFile:
@@ -23,15 +24,23 @@ class MetricsFile:
     def append(self, **values: Any) -> None:
         """Write one line; values that are None are left out."""
         line = json.dumps({name: value for name, value in values.items() if value is not None})
-        with self.path.open("a", encoding="utf-8") as stream:
+        with writing(self.path.name), self.path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
 
     def lines(self) -> list[dict[str, Any]]:
-        """What has been written; an incomplete last line is left out."""
+        """Return what has been written; lines that cannot be read, and an incomplete last one, are left out."""
         if not self.path.is_file():
             return []
-        whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0]
-        return [json.loads(line) for line in whole.splitlines()]
+        whole = self.path.read_bytes().rpartition(b"\n")[0]
+        return [line for line in map(_line_of, whole.split(b"\n")) if line is not None]
+
+
+def _line_of(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = parse_json(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and type(line.get("step")) is int else None
 
 
 def smoothed(losses: list[float], width: int = 50) -> float:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from .config import TrainConfig
 
+MOMENTS = {"adamw": 2.0, "adamw8bit": 0.5}
+"""What an optimizer remembers, as a multiple of the weights."""
+
 
 def build_optimizer(
     parameters: Mapping[str, Tensor], rate_factor: Callable[[str], float], config: TrainConfig, is_sharded: bool = False
@@ -78,6 +81,16 @@ def state_tensors(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dic
             tensor = value if isinstance(value, Tensor) else torch.tensor(value)
             kept[f"{names[index]}/{what}"] = tensor.detach().to("cpu", copy=True)
     return kept
+
+
+def fits_state(parameters: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> bool:
+    """Whether `restore_state` can put these tensors back: all of them belong to a parameter, and moments have its shape."""
+    for key, tensor in kept.items():
+        name, _, what = key.rpartition("/")
+        is_moment = what in {"exp_avg", "exp_avg_sq"}
+        if name not in parameters or (is_moment and tensor.shape != parameters[name].shape):
+            return False
+    return True
 
 
 def restore_state(optimizer: torch.optim.Optimizer, names: Sequence[str], kept: dict[str, Tensor]) -> None:

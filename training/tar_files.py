@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .durable import PART, whole_file, writing
+from .durable import left_overs, whole_file, writing
 
 Sample = dict[str, Any]
 """Content of a sample's files by what follows the first dot of their names, and its "__key__"."""
@@ -108,7 +108,7 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> Written:
     library = find_library()
     count = 0
     with writing(path.name):
-        for left_over in path.parent.glob(f".{path.name}.*{PART}"):
+        for left_over in left_overs(path):
             left_over.unlink(missing_ok=True)
     with whole_file(path) as temporary:
         with temporary.open("wb") as stream:

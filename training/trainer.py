@@ -14,7 +14,7 @@ from .backbone import NO_CONTROL, Backbone, Batch, Control
 from .checkpoint import State
 from .config import TrainConfig
 from .method import Method
-from .optimizer import build_optimizer, collect_state, names_in_order, restore_state, state_tensors
+from .optimizer import MOMENTS, build_optimizer, collect_state, fits_state, names_in_order, restore_state, state_tensors
 from .team import Alone, Team, check_share
 
 
@@ -179,12 +179,31 @@ class Trainer:
         tensors = {f"{part}|{key}": t.detach().cpu() for part, own in parts.items() for key, t in own.items()}
         return State(self.step, tensors, {"config": self.config.to_json()})
 
+    @property
+    def state_bytes(self) -> int:
+        """About how many bytes a saved state has, with the published weights."""
+        weights = sum(tensor.nbytes for tensor in self._parameters.values())
+        return round(weights * (2 + bool(self._average) + MOMENTS[self.config.optimizer]))
+
+    def problem_of(self, state: State) -> str:
+        """Say what keeps a state of this run from being restored; empty if nothing does."""
+        parts = _parts_of(state)
+        expected = {"weights": self._parameters, "average": self._average}
+        for part, own in expected.items():
+            found = {name: tensor.shape for name, tensor in parts.get(part, {}).items()}
+            if found != {name: tensor.shape for name, tensor in own.items()}:
+                return f"its {part} are not those of this training"
+        losses = parts.get("history", {}).get("losses")
+        if losses is None or losses.shape != (state.step,) or not losses.is_floating_point():
+            return f"it is named after step {state.step} and has another history"
+        kept = parts.get("optimizer", {})
+        if bool(kept) != bool(state.step) or not fits_state(self._parameters, kept):
+            return "the optimizer's part is not that of this training"
+        return ""
+
     def restore(self, state: State) -> None:
         """Become what the run was when `state` was taken."""
-        parts: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in state.tensors.items():
-            part, _, name = key.partition("|")
-            parts.setdefault(part, {})[name] = tensor
+        parts = _parts_of(state)
         with torch.no_grad():
             for own, part in ((self._parameters, "weights"), (self._average, "average")):
                 for name, tensor in own.items():
@@ -195,3 +214,12 @@ class Trainer:
 
     def _names(self) -> list[str]:
         return names_in_order(self.optimizer, self._parameters)
+
+
+def _parts_of(state: State) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a state by the part of the run that they belong to, and their name in it."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in state.tensors.items():
+        part, _, name = key.partition("|")
+        parts.setdefault(part, {})[name] = tensor
+    return parts

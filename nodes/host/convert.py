@@ -31,7 +31,10 @@ TYPES: dict[str, torch.dtype | None] = {KEEP: None, **{name: dtype for dtype, na
 SAFETENSORS = "safetensors"
 LAYOUTS = (SAFETENSORS, "ckpt")
 EXTENSION = f".{SAFETENSORS}"
-_UNPRINTABLE = r"[\x00-\x1f\x7f]"
+_UNPRINTABLE = r"[\x00-\x1f\x7f\ud800-\udfff]"
+_NUMBERED = (f"{name}{number}" for name in ("COM", "LPT") for number in "123456789")
+_DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *_NUMBERED})
+"""Names that Windows gives to devices, whatever extension follows."""
 # Names in the header of the format; see huggingface/safetensors README, "Format".
 _HEADER_TYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -108,14 +111,16 @@ def check_name(name: str) -> PurePosixPath | None:
     if not all(map(_is_possible, stem.split("/"))):
         raise ValueError(
             f"name is '{re.sub(_UNPRINTABLE, '?', name)}' and must be a file name, with sub-folders inside the model folder at "
-            'most: leave out drives, "..", a slash at either end and the signs < > : " | ? *.'
+            'most: leave out drives, "..", a slash at either end, the signs < > : " | ? * and names of devices as CON or NUL.'
         )
     return PurePosixPath(stem + EXTENSION)
 
 
 def _is_possible(part: str) -> bool:
     """Whether every system takes this for the name of a file or folder, and none for another folder's."""
-    return part != "" and part == part.strip().rstrip(".") and not re.search(rf'[<>:"|?*]|{_UNPRINTABLE}', part)
+    is_device = part.partition(".")[0].rstrip().upper() in _DEVICES
+    is_clean = part == part.strip().rstrip(".") and not re.search(rf'[<>:"|?*]|{_UNPRINTABLE}', part)
+    return part != "" and is_clean and not is_device
 
 
 def _derived_name(file: str, extract: Extract, dtype: str) -> PurePosixPath:

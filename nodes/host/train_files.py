@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
+import logging
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,16 +15,19 @@ import folder_paths
 import torch
 from torch import Tensor
 
+from ...models.foreign import first_line, shown
 from ...training.config import TrainConfig
 from ...training.dataset import PairDataset
-from ...training.durable import write_tensors
+from ...training.durable import PART, CannotWriteError, check_length, left_overs, trial_file, whole_file, write_tensors
+from ...training.lock import RunLock
 from ...training.method import Published
 from ...training.mixed import MixedDataset
-from ...training.pictures import from_pixels, read_picture, to_pixels
+from ...training.pictures import UnreadablePictureError, from_pixels, read_picture, to_pixels
 from .convert import check_name
 
+logger = logging.getLogger("nextcontrol")
+
 VERSION = "0.1.0"
-_PREVIEW = re.compile(r"^step-(\d{8})\.jpg$")
 SHOWN_PREVIEWS = 16
 """Pictures that the node gives out, the last ones."""
 
@@ -51,6 +56,16 @@ class TrainFiles:
         return self.main.with_name(f"{self.main.stem}.training")
 
     @property
+    def lock(self) -> RunLock:
+        """One training of this name at a time."""
+        return RunLock(self.folder / "training.lock", self.name)
+
+    @property
+    def previews_folder(self) -> Path:
+        """Pictures by step."""
+        return self.folder / "previews"
+
+    @property
     def metrics(self) -> Path:
         """The run's numbers."""
         return self.folder / "metrics.jsonl"
@@ -74,6 +89,44 @@ class TrainFiles:
                 "another name."
             )
 
+    def check_place(self) -> None:
+        """Make sure that every file can be written, before anything is computed; nothing is left behind.
+
+        Raises:
+            CannotWriteError: The folder is read-only, or a file is in the place of a folder.
+            ValueError: A name is too long for the disk, or a folder has it.
+        """
+        for path in (*map(self.path, self.suffixes), self.folder):
+            check_length(path, self.name)
+        for suffix, name in zip(self.suffixes, self.names, strict=True):
+            if self.path(suffix).is_dir():
+                raise ValueError(f"'{shown(name)}' is a folder: choose another name.")
+        with trial_file(self.main, self.name):
+            pass
+
+    def check_space(self, needed: int) -> None:
+        """Refuse a training whose first state would not fit on the disk.
+
+        Args:
+            needed: Bytes of a state and of the published files.
+
+        Raises:
+            CannotWriteError: Less is free.
+        """
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise CannotWriteError(
+                f"'{shown(self.name)}' needs about {needed / 1e6:.0f} MB for a saved state and its files, and {free / 1e6:.0f} "
+                "MB are free there: free some space."
+            )
+
+    def clean(self) -> None:
+        """Delete the unfinished files of runs that were killed. Only with the lock held: whoever writes has it."""
+        copies = [own for suffix in self.suffixes for own in left_overs(self.path(suffix))]
+        for path in (*copies, *self.folder.glob(f".*{PART}"), *self.previews_folder.glob(f".*{PART}")):
+            with suppress(OSError):
+                path.unlink()
+
     def write(
         self, published: Published, metadata: dict[str, str], step: int, own: Mapping[str, Mapping[str, Any]] | None = None
     ) -> None:
@@ -90,17 +143,29 @@ class TrainFiles:
             write_tensors(self.path(suffix), tensors, metadata | {f"nextcontrol.{key}": str(about[key]) for key in about})
 
     def write_preview(self, picture: Tensor, step: int) -> None:
-        """Keep a preview, (3, H, W) in [0, 1]."""
-        folder = self.folder / "previews"
-        folder.mkdir(parents=True, exist_ok=True)
-        from_pixels(picture).save(folder / f"step-{step:08d}.jpg", quality=90)
+        """Keep a preview, (3, H, W) in [0, 1].
+
+        Raises:
+            CannotWriteError: The disk is full.
+        """
+        with whole_file(self.previews_folder / f"step-{step:08d}.jpg") as temporary:
+            from_pixels(picture).save(temporary, "JPEG", quality=90)
 
     def previews(self) -> Tensor:
         """(N, H, W, 3), the last ones of one size, in order; one black picture if there are none."""
-        found = sorted((self.folder / "previews").glob("step-*.jpg"))[-SHOWN_PREVIEWS:]
-        pictures = [to_pixels(read_picture(path, path.name)).movedim(1, -1) for path in found]  # BCHW -> BHWC
+        found = sorted(self.previews_folder.glob("step-*.jpg"))[-SHOWN_PREVIEWS:]
+        pictures = [picture for picture in map(_read_preview, found) if picture is not None]
         same = [picture for picture in pictures if picture.shape == pictures[-1].shape]
         return torch.cat(same) if same else torch.zeros(1, 64, 64, 3)
+
+
+def _read_preview(path: Path) -> Tensor | None:
+    """(1, H, W, 3); None, with a warning, for one that is torn or has been replaced by something else."""
+    try:
+        return to_pixels(read_picture(path, path.name)).movedim(1, -1)  # BCHW -> BHWC
+    except (UnreadablePictureError, OSError) as error:
+        logger.warning("A preview is left out: %s", first_line(error))
+        return None
 
 
 def files_for(name: str, kind: str = "ctrlora", suffixes: tuple[str, ...] = ("",)) -> TrainFiles:
@@ -120,7 +185,9 @@ def files_for(name: str, kind: str = "ctrlora", suffixes: tuple[str, ...] = ("",
     relative: PurePosixPath | None = check_name(name)
     if relative is None:
         raise ValueError("name is empty: type one for the new file.")
-    return TrainFiles(Path(folder_paths.get_folder_paths(kind)[0]) / relative, relative.as_posix(), suffixes)
+    files = TrainFiles(Path(folder_paths.get_folder_paths(kind)[0]) / relative, relative.as_posix(), suffixes)
+    check_length(files.folder, files.name)
+    return files
 
 
 def describe_run(dataset: PairDataset | MixedDataset, config: TrainConfig, about: Mapping[str, Any]) -> dict[str, str]:

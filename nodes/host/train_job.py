@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +19,8 @@ from ...training.checkpoint import StateStore
 from ...training.clips import ClipSettings
 from ...training.config import TrainConfig
 from ...training.dataset import PairDataset
+from ...training.durable import CannotWriteError
+from ...training.lock import RunLock
 from ...training.loop import Hooks, Run
 from ...training.method import HintForm, Method, Published
 from ...training.metrics import MetricsFile, smoothed
@@ -146,12 +149,32 @@ def train(job: TrainJob, show: Callable[[str], None] = lambda _text: None) -> Tr
         ValueError: An input cannot be used; the sentence says why.
         OutOfMemoryError: With advice, the state saved.
     """
-    recipe, team = job.recipe, job.team
+    recipe = job.recipe
     files = files_for(job.name, recipe.folder, recipe.suffixes)
     files.check_free(job.is_resumed)
     check_unquantized(job.model)
     recipe.check(job.model, job.config)
     check_datasets(job.dataset)
+    files.check_place()
+    with _only_one(files, job) as lock:
+        return _train(job, files, lock, show)
+
+
+@contextmanager
+def _only_one(files: TrainFiles, job: TrainJob) -> Iterator[RunLock | None]:
+    """Hold the lock of a training's name; of several processes one does."""
+    with ExitStack() as stack:
+        lock = None
+        with job.team.together():
+            if job.team.is_main:
+                lock = stack.enter_context(files.lock)
+                files.check_free(job.is_resumed)
+                files.clean()
+        yield lock
+
+
+def _train(job: TrainJob, files: TrainFiles, lock: RunLock | None, show: Callable[[str], None]) -> TrainResult:
+    recipe, team = job.recipe, job.team
     job = replace(job, model=load_whole(job.model))
     backbone = build_backbone(job.model, job.config.gradient_checkpointing)
     data = prepare_datasets(job, backbone.objective, _teller(show, team))
@@ -160,7 +183,10 @@ def train(job: TrainJob, show: Callable[[str], None] = lambda _text: None) -> Tr
     comfy.model_management.soft_empty_cache()
     with training_mode([job.model, *recipe.networks()], is_cast=job.config.precision == "fp32"):
         run = _build_run(job, backbone, data, files)
-        if team.is_main:
+        if lock is not None:
+            lock.check()
+            files.check_space(run.trainer.state_bytes)
+            run.store.guard = lock.check
             _attach_hooks(run, job, data, files, show)
         if job.is_resumed and run.resume():
             logger.info("'%s': training goes on from step %d", files.name, run.trainer.step)
@@ -196,8 +222,11 @@ def _attach_hooks(run: Run, job: TrainJob, data: TrainData, files: TrainFiles, s
 
     def preview(trainer: Trainer) -> None:
         picture = painter.paint(trainer)
-        files.write_preview(picture, trainer.step)
         progress.show_picture(picture, trainer.step)
+        try:
+            files.write_preview(picture, trainer.step)
+        except CannotWriteError as error:  # the training itself has lost nothing
+            logger.warning("The preview of step %d is not kept: %s", trainer.step, error)
 
     def save(trainer: Trainer) -> None:
         published = trainer.method.published(trainer.result())

@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +57,32 @@ def result(work: Path) -> tuple[str, str]:
     return weights, hashlib.sha256(repr(losses).encode()).hexdigest()
 
 
+def kill_until_it_ends(work: Path, pairs: Path, most: int, moment: Callable[[], float]) -> int | None:
+    """Start a run again and again, and kill it each time, until it gets to its end.
+
+    Args:
+        work: Folder of the run.
+        pairs: Folder of the dataset.
+        most: Kills, after which it is left alone.
+        moment: Seconds until the next kill.
+
+    Returns:
+        How many kills hit it; None if it ended in another way.
+    """
+    killed = 0
+    while True:
+        child = fork(work, pairs)
+        if killed < most:
+            time.sleep(moment())
+            os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        if status == 0:
+            return killed
+        if status != signal.SIGKILL:
+            return None
+        killed += 1
+
+
 def main(arguments: list[str]) -> int:
     """Train once undisturbed, once with kills, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -75,22 +102,20 @@ def main(arguments: list[str]) -> int:
         start = time.monotonic()
         if os.waitpid(fork(folder / "whole", pairs), 0)[1]:
             return 1
-        seconds, killed = time.monotonic() - start, 0
-        while True:
-            child = fork(folder / "killed", pairs)
-            if killed < options.kills:
-                time.sleep(draw.uniform(0, seconds / 2))
-                killed += 1
-                os.kill(child, signal.SIGKILL)
-            status = os.waitpid(child, 0)[1]
-            if status == 0:
-                break
-            if status != signal.SIGKILL:
+        seconds, killed, runs = time.monotonic() - start, 0, 0
+        whole = result(folder / "whole")
+        while killed < options.kills or not runs:
+            runs += 1
+            work = folder / f"killed_{runs}"
+            kills = kill_until_it_ends(work, pairs, options.kills - killed, lambda: draw.uniform(0, seconds / 2))
+            if kills is None:
                 return 1
-        whole, broken = result(folder / "whole"), result(folder / "killed")
-        verdict = "the same weights and losses" if whole == broken else "OTHER WEIGHTS OR LOSSES"
-        sys.stdout.write(f"{killed} kills: {verdict}\n")
-        return 0 if whole == broken else 1
+            if result(work) != whole:
+                sys.stdout.write(f"run {runs}, killed {kills} times: OTHER WEIGHTS OR LOSSES\n")
+                return 1
+            killed += kills
+        sys.stdout.write(f"{killed} kills in {runs} run{'s' * (runs > 1)}: the same weights and losses\n")
+        return 0
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def happen(what: str, trainer: Any) -> None:
 
         import nextcontrol.training.checkpoint
 
-        nextcontrol.training.checkpoint.write_tensors = write
+        nextcontrol.training.checkpoint.write_sealed = write
 
 
 def fork(folder: Path, plan: dict[str, Any], rank: int, port: int) -> int:
