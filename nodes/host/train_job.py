@@ -155,7 +155,6 @@ def train(job: TrainJob, show: Callable[[str], None] = lambda _text: None) -> Tr
     check_unquantized(job.model)
     recipe.check(job.model, job.config)
     check_datasets(job.dataset)
-    files.check_place()
     with _only_one(files, job) as lock:
         return _train(job, files, lock, show)
 
@@ -167,6 +166,7 @@ def _only_one(files: TrainFiles, job: TrainJob) -> Iterator[RunLock | None]:
         lock = None
         with job.team.together():
             if job.team.is_main:
+                files.check_place()
                 lock = stack.enter_context(files.lock)
                 files.check_free(job.is_resumed)
                 files.clean()
@@ -222,6 +222,8 @@ def _attach_hooks(run: Run, job: TrainJob, data: TrainData, files: TrainFiles, s
 
     def preview(trainer: Trainer) -> None:
         picture = painter.paint(trainer)
+        if picture is None:
+            return
         progress.show_picture(picture, trainer.step)
         try:
             files.write_preview(picture, trainer.step)

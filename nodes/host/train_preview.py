@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from ...training.preview import grid, sample
 from ...training.trainer import Trainer
 from .backbone import share_with_autograd
 from .train_data import TrainData
+
+logger = logging.getLogger("nextcontrol")
 
 PIXEL_CHANNELS = 3
 ROWS = 4
@@ -39,9 +42,25 @@ class PreviewPainter:
         self.places = [0] if data.frames == 1 else [data.frames // 2, data.frames - 1]
         """Rows of a pair that are shown; the first frame of a clip is the reference."""
         self._fixed: list[tuple[Tensor, Tensor]] = []
+        self._is_short = False
 
-    def paint(self, trainer: Trainer) -> Tensor:
-        """(3, H, W) in [0, 1]: a row for each pair, or two of a clip."""
+    def paint(self, trainer: Trainer) -> Tensor | None:
+        """Paint a picture, (3, H, W) in [0, 1]: a row for each pair, or two of a clip; None where there is no memory for it."""
+        if self._is_short:
+            return None
+        try:
+            return self._paint(trainer)
+        except comfy.model_management.OOM_EXCEPTION:  # the training itself fits
+            self._is_short = True
+            logger.warning("There is no memory for previews at step %d: the training goes on without them.", trainer.step)
+            comfy.model_management.soft_empty_cache()
+            return None
+        finally:
+            comfy.model_management.load_models_gpu(self.networks)
+            for network in self.networks:
+                share_with_autograd(getattr(network.model, "diffusion_model", network.model))
+
+    def _paint(self, trainer: Trainer) -> Tensor:
         samples = []
         for row, pair in enumerate(self.pairs):
             comfy.model_management.throw_exception_if_processing_interrupted()
@@ -68,9 +87,6 @@ class PreviewPainter:
                     for place in self.places
                 ]
             painted = [self._decode(latents[place, None]) for latents in samples for place in self.places]
-        comfy.model_management.load_models_gpu(self.networks)
-        for network in self.networks:
-            share_with_autograd(getattr(network.model, "diffusion_model", network.model))
         return grid([[hint, own, target] for (hint, target), own in zip(self._fixed, painted, strict=True)])
 
     def _first(self, pair: Batch) -> Batch:
