@@ -78,8 +78,7 @@ def whole_file(path: Path, name: str = "") -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def trial_file(path: Path, name: str) -> Iterator[None]:
+def check_writable(path: Path, name: str) -> None:
     """Make sure that a file could be written, and leave nothing behind, no new folder either; errors as in `whole_file`."""
     made = [folder for folder in path.parents if not folder.exists()]
     with writing(name):
@@ -88,7 +87,6 @@ def trial_file(path: Path, name: str) -> Iterator[None]:
             temporary = new_name(path)
             temporary.open("xb").close()
             temporary.unlink()
-            yield
         finally:
             for folder in made:
                 with suppress(OSError):

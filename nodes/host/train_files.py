@@ -18,7 +18,7 @@ from torch import Tensor
 from ...models.foreign import first_line, shown
 from ...training.config import TrainConfig
 from ...training.dataset import PairDataset
-from ...training.durable import PART, CannotWriteError, check_length, left_overs, trial_file, whole_file, write_tensors
+from ...training.durable import PART, CannotWriteError, check_length, left_overs, whole_file, write_tensors
 from ...training.lock import RunLock
 from ...training.method import Published
 from ...training.mixed import MixedDataset
@@ -88,21 +88,6 @@ class TrainFiles:
                 f"'{taken[0]}' is there already without a saved training to go on from, and no file is overwritten: choose "
                 "another name."
             )
-
-    def check_place(self) -> None:
-        """Make sure that every file can be written, before anything is computed; nothing is left behind.
-
-        Raises:
-            CannotWriteError: The folder is read-only, or a file is in the place of a folder.
-            ValueError: A name is too long for the disk, or a folder has it.
-        """
-        for path in (*map(self.path, self.suffixes), self.folder):
-            check_length(path, self.name)
-        for suffix, name in zip(self.suffixes, self.names, strict=True):
-            if self.path(suffix).is_dir():
-                raise ValueError(f"'{shown(name)}' is a folder: choose another name.")
-        with trial_file(self.main, self.name):
-            pass
 
     def check_space(self, needed: int) -> None:
         """Refuse a training whose first state would not fit on the disk.
@@ -180,13 +165,14 @@ def files_for(name: str, kind: str = "ctrlora", suffixes: tuple[str, ...] = ("",
         Below the first place for such models.
 
     Raises:
-        ValueError: It is empty, impossible, or leads out of the folder.
+        ValueError: It is empty, impossible, too long for the disk, or leads out of the folder.
     """
     relative: PurePosixPath | None = check_name(name)
     if relative is None:
         raise ValueError("name is empty: type one for the new file.")
     files = TrainFiles(Path(folder_paths.get_folder_paths(kind)[0]) / relative, relative.as_posix(), suffixes)
-    check_length(files.folder, files.name)
+    for path in (*map(files.path, suffixes), files.folder):
+        check_length(path, files.name)
     return files
 
 

@@ -19,7 +19,7 @@ from ...training.checkpoint import StateStore
 from ...training.clips import ClipSettings
 from ...training.config import TrainConfig
 from ...training.dataset import PairDataset
-from ...training.durable import CannotWriteError
+from ...training.durable import CannotWriteError, check_writable
 from ...training.lock import RunLock
 from ...training.loop import Hooks, Run
 from ...training.method import HintForm, Method, Published
@@ -166,7 +166,7 @@ def _only_one(files: TrainFiles, job: TrainJob) -> Iterator[RunLock | None]:
         lock = None
         with job.team.together():
             if job.team.is_main:
-                files.check_place()
+                check_writable(files.main, files.name)
                 lock = stack.enter_context(files.lock)
                 files.check_free(job.is_resumed)
                 files.clean()

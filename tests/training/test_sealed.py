@@ -10,7 +10,7 @@ import pytest
 import torch
 from nextcontrol.training.cache import TensorCache, file_digest
 from nextcontrol.training.checkpoint import State, StateStore
-from nextcontrol.training.durable import write_tensors
+from nextcontrol.training.durable import CannotWriteError, check_writable, write_tensors
 from nextcontrol.training.metrics import MetricsFile
 from nextcontrol.training.sealed import DamagedFileError
 from safetensors.torch import load_file, save_file
@@ -108,6 +108,17 @@ def test_a_link_in_a_cache_is_neither_read_nor_written(tmp_path):
     with pytest.raises(ValueError, match="nothing is written through links"):
         cache.write(KEY, x=torch.ones(1))
     assert file_digest(elsewhere / f"{KEY}.safetensors") == before
+
+
+def test_a_place_is_tried_without_a_trace(tmp_path):
+    check_writable(tmp_path / "new" / "folder" / "x.safetensors", "x")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "x", Path("/proc/self/x")):
+        with pytest.raises(
+            CannotWriteError, match=r"'x' cannot be written \(.+\): free some space, or make its folder writable"
+        ):
+            check_writable(path, "x")
 
 
 def test_bad_lines_of_the_numbers_are_passed_over(tmp_path):
