@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from demo_socket import Socket
+from downloads import shown
 from host_client import Client, HttpError, ServerError
 from provide import SetupError
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from host_server import Server
+
+MESSAGE, NAME = 1000, 60
+"""Characters of a server's complaint, and of a title in a file's name."""
 
 Graph = dict[str, dict[str, Any]]
 
@@ -31,23 +36,36 @@ def read_workflow(path: Path) -> Graph:
         SetupError: There is no such file, or it is something else.
     """
     try:
-        graph = json.loads(path.read_text(encoding="utf-8"))
+        graph = _parse(path)
         if isinstance(graph, dict) and isinstance(graph.get("nodes"), list):
             twin = path.parent / "api" / path.name
             if not twin.is_file():
                 message = f"'{path}' is as the page saves it and the API format is needed: export it with File > Export (API)."
                 raise SetupError(message)
-            graph = json.loads(twin.read_text(encoding="utf-8"))
+            graph = _parse(twin)
     except OSError as error:
         message = f"'{path}' cannot be read ({error.strerror}): give the path of a workflow."
         raise SetupError(message) from error
     except ValueError as error:
-        message = f"'{path}' is not JSON ({error}): give a workflow in API format, from File > Export (API)."
+        message = f"'{path}' is not JSON ({shown(error)}): give a workflow in API format, from File > Export (API)."
         raise SetupError(message) from error
-    if not isinstance(graph, dict) or not all(isinstance(node, dict) and "class_type" in node for node in graph.values()):
+    if not isinstance(graph, dict) or not all(map(_is_node, graph.values())):
         message = f"'{path}' is not a workflow: give one in API format, from File > Export (API)."
         raise SetupError(message)
     return graph
+
+
+def _parse(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        message = "it is nested too deeply"
+        raise ValueError(message) from error
+
+
+def _is_node(entry: Any) -> bool:
+    is_whole = isinstance(entry, dict) and isinstance(entry.get("class_type"), str) and isinstance(entry.get("inputs"), dict)
+    return is_whole and isinstance(entry.get("_meta", {}), dict)
 
 
 def set_inputs(graph: Graph, name: str, value: Any, kinds: tuple[str, ...] = ()) -> int:
@@ -93,7 +111,7 @@ def run_job(server: Server, graph: Graph) -> dict[str, Any]:
                 continue
             if message["type"] == "execution_error":
                 progress.end()
-                text = str(data["exception_message"]).strip()
+                text = shown(str(data["exception_message"]).strip(), MESSAGE)
                 reason = f"'{title_of(graph, str(data['node_id']))}' failed: {text}"
                 raise ServerError(reason)
             if message["type"] == "execution_interrupted":
@@ -114,13 +132,14 @@ def run_job(server: Server, graph: Graph) -> dict[str, Any]:
 def _refusal(body: Any, graph: Graph) -> str:
     """Why a workflow was not accepted, in one line."""
     if not isinstance(body, dict):
-        return f"The workflow is refused: {body}"
+        return f"The workflow is refused: {shown(body, MESSAGE)}"
     reasons = [
         f"'{title_of(graph, node)}': {error['details'] or error['message']}"
         for node, entry in (body.get("node_errors") or {}).items()
         for error in entry["errors"]
     ]
-    return f"The workflow is refused: {'; '.join(reasons) or body.get('error', {}).get('message', body)}"
+    whole = "; ".join(reasons) or body.get("error", {}).get("message", body)
+    return f"The workflow is refused: {shown(whole, MESSAGE)}"
 
 
 class Progress:
@@ -176,8 +195,18 @@ def fetch_pictures(server: Client, graph: Graph, outputs: dict[str, Any], folder
     for node in sorted(outputs, key=lambda node: (len(node), node)):
         title = title_of(graph, node)
         for number, entry in enumerate(outputs[node].get("images", [])):
-            name = "".join(c if c.isalnum() else "_" for c in title.lower()) + (f"_{number}" if number else "")
-            path = folder / f"{name}{entry['filename'][entry['filename'].rindex('.') :]}"
+            name = "".join(c if c.isalnum() else "_" for c in title.lower()[:NAME]) + (f"_{number}" if number else "")
+            path = folder / f"{name}{_suffix_of(entry)}"
             path.write_bytes(server.fetch(f"/view?{urlencode(entry)}"))
             found.append((title, path))
     return found
+
+
+def _suffix_of(entry: Any) -> str:
+    """How a picture's file ends: all that is taken from the server's name for it."""
+    name = entry.get("filename") if isinstance(entry, dict) else None
+    found = re.search(r"\.[A-Za-z0-9]{1,8}\Z", name) if isinstance(name, str) else None
+    if found is None:
+        message = f"The server's '{shown(name)}' is no picture: look at its log."
+        raise ServerError(message)
+    return found.group()

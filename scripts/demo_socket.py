@@ -11,6 +11,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from downloads import shown
 from host_client import ServerError
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
+LARGEST_FRAME = 1 << 28
+"""Bytes; a preview of many pictures has some millions."""
 
 
 class Socket:
@@ -67,7 +70,7 @@ class Socket:
             if kind == PING:
                 self._send(PONG, content)
             elif kind == TEXT:
-                yield json.loads(content)
+                yield _decode(content)
 
     def _shake_hands(self, host: str) -> None:
         key = base64.b64encode(os.urandom(16)).decode()
@@ -87,6 +90,9 @@ class Socket:
         if length >= 126:
             size, code = (2, "!H") if length == 126 else (8, "!Q")
             (length,) = struct.unpack(code, self._stream.read(size))
+        if length > LARGEST_FRAME:
+            message = f"a message of {length} bytes"
+            raise OSError(message)
         content = self._stream.read(length)
         if len(content) < length:
             message = "cut off"
@@ -97,3 +103,16 @@ class Socket:
         mask = os.urandom(4)
         masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(content))
         self._socket.sendall(struct.pack("!BB", 128 | kind, 128 | len(content)) + mask + masked)
+
+
+def _decode(content: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        text = f"The server reports what is no message ({shown(error)})."
+        raise ServerError(text) from error
+    is_message = isinstance(message, dict) and isinstance(message.get("data", {}), dict) and "type" in message
+    if not is_message:
+        text = f"The server reports what is no message ('{shown(message)}')."
+        raise ServerError(text)
+    return dict(message)

@@ -6,11 +6,11 @@ import http.client
 import re
 import shutil
 import urllib.error
-import urllib.request
 import zipfile
 import zlib
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
+from downloads import FAILURES, Redirects, TooMuchError, copy_answer, is_plain_path, open_url, reason_of, shown
 from provide import SetupError, say
 
 ADDRESS = "https://github.com/Comfy-Org/ComfyUI/archive/refs/tags/v{version}.zip"
@@ -66,7 +66,7 @@ def fetch_release(version: str, room: Path) -> Path:
     _download(version, address, archive)
     unpack_tree(archive, tree)
     about = tree / "comfyui_version.py"
-    if not (tree / "main.py").is_file() or not about.is_file() or f'"{version}"' not in about.read_text(encoding="utf-8"):
+    if not (tree / "main.py").is_file() or not about.is_file() or f'"{version}"'.encode() not in about.read_bytes():
         message = f"What '{address}' hands out is not ComfyUI {version}: try another version{OTHERWISE}."
         raise SetupError(message)
     return tree
@@ -75,22 +75,20 @@ def fetch_release(version: str, room: Path) -> Path:
 def _download(version: str, address: str, archive: Path) -> None:
     advice = f"check the connection and the proxy, then run this again{OTHERWISE}."
     try:
-        with urllib.request.urlopen(address, timeout=SILENCE_SECONDS) as answer, archive.open("wb") as file:  # noqa: S310
+        with open_url(address, {}, Redirects(), SILENCE_SECONDS) as answer, archive.open("wb") as file:
             say(f"Fetching ComfyUI {version} from '{address}'.")
-            while part := answer.read(1 << 20):
-                file.write(part)
-                if file.tell() > ARCHIVE_BYTES:
-                    message = f"'{address}' has more than {ARCHIVE_BYTES // 10**6} MB and is no ComfyUI: {advice}"
-                    raise SetupError(message)
+            copy_answer(answer, file, 0, ARCHIVE_BYTES, lambda *_: None)
+    except TooMuchError as error:
+        message = f"'{address}' has more than {ARCHIVE_BYTES // 10**6} MB and is no ComfyUI: {advice}"
+        raise SetupError(message) from error
     except urllib.error.HTTPError as error:
         if error.code == http.client.NOT_FOUND:
             message = f"There is no ComfyUI {version} at '{address}': give the version of a release{OTHERWISE}."
         else:
             message = f"ComfyUI {version} cannot be fetched ('{address}' answers {error.code}): {advice}"
         raise SetupError(message) from error
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error) or type(error).__name__
-        message = f"ComfyUI {version} cannot be fetched from '{address}' ({reason}): {advice}"
+    except (*FAILURES, ValueError) as error:
+        message = f"ComfyUI {version} cannot be fetched from '{address}' ({reason_of(error)}): {advice}"
         raise SetupError(message) from error
 
 
@@ -113,7 +111,7 @@ def unpack_tree(archive: Path, tree: Path, prefix: str = "") -> None:
         raise
     except DAMAGES as error:
         shutil.rmtree(tree, ignore_errors=True)
-        message = f"'{archive.name}' cannot be unpacked ({error}): run this again, with free disk space{OTHERWISE}."
+        message = f"'{archive.name}' cannot be unpacked ({reason_of(error)}): run this again, with free disk space{OTHERWISE}."
         raise SetupError(message) from error
 
 
@@ -128,9 +126,9 @@ def _unpack(file: zipfile.ZipFile, tree: Path, prefix: str) -> None:
         raise SetupError(message)
     for member in members:
         member.filename = member.filename[len(prefix) :]
-        path = PurePosixPath(member.filename)
-        if path.is_absolute() or ".." in path.parts or "\\" in member.filename or PureWindowsPath(member.filename).drive:
-            message = f"'{member.filename}' leads out of the archive's folder: nothing is unpacked{OTHERWISE}."
+        # A folder's name ends with a slash; a release has names with a dot at their beginning.
+        if not is_plain_path(re.sub(r"(^|/)\.(?=[^./])", r"\1", member.filename.removesuffix("/"))):
+            message = f"'{shown(member.filename)}' leads out of the archive's folder: nothing is unpacked{OTHERWISE}."
             raise SetupError(message)
     for member in members:
         file.extract(member, tree)

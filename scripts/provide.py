@@ -91,7 +91,7 @@ def find_provided(name: str, recipe: Mapping[str, object], required: Sequence[st
 def _is_whole(folder: Path, recipe: Mapping[str, object], required: Sequence[str]) -> bool:
     try:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return bool(marker == recipe) and all((folder / path).exists() for path in required)
 

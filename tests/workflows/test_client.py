@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -10,10 +12,11 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from urllib.parse import urlsplit
 
 import pytest
+from aiohttp import web
 from host_server import OWN_GROUP
 from PIL import Image
 from real_server import ROOT, WORKFLOWS, small_graph, wait
@@ -227,6 +230,120 @@ def test_captions_are_uploaded_beside_the_pictures(server):
     body = "".join(f"--edge\r\nContent-Disposition: form-data; name={part}\r\n" for part in parts) + "--edge--\r\n"
     server.fetch("/upload/image", body.encode(), "multipart/form-data; boundary=edge")
     assert (server.base / "input" / "uploads" / "cats" / "cat.txt").read_text(encoding="utf-8") == "a cat"
+
+
+class Odd:
+    """A server that answers as the test says, in place of a ComfyUI."""
+
+    def __init__(self) -> None:
+        self.prompt: object = {"prompt_id": "1", "node_errors": {}}
+        self.reports: list[object] = [{"type": "executing", "data": {"node": None, "prompt_id": "1"}}]
+        self.history: object = {}
+        self.loop = asyncio.new_event_loop()
+        self.address = ""
+        started = Event()
+        Thread(target=self._run, args=(started,), daemon=True).start()
+        started.wait()
+
+    def _run(self, started: Event) -> None:
+        asyncio.set_event_loop(self.loop)
+        app = web.Application()
+        app.router.add_get("/ws", self.ws)
+        for path in ("/prompt", "/queue", "/interrupt", "/history/1", "/view"):
+            app.router.add_route("*", path, self.answer)
+        runner = web.AppRunner(app)
+        self.loop.run_until_complete(runner.setup())
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        self.loop.run_until_complete(site.start())
+        self.address = "http://{}:{}".format(*runner.addresses[0])
+        started.set()
+        self.loop.run_forever()
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """What the test says."""
+        body = {"/prompt": self.prompt, "/history/1": self.history, "/view": b"data"}.get(request.path, {})
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return web.Response(body=data, content_type="application/json")
+
+    async def ws(self, request: web.Request) -> web.WebSocketResponse:
+        """The reports, and then silence."""
+        socket_ = web.WebSocketResponse()
+        await socket_.prepare(request)
+        for report in self.reports:
+            await socket_.send_str(report if isinstance(report, str) else json.dumps(report))
+        await socket_.receive()
+        return socket_
+
+
+@pytest.fixture
+def odd():
+    server = Odd()
+    yield server
+    server.loop.call_soon_threadsafe(server.loop.stop)
+
+
+NAMES = [
+    "../../evil", "/etc/evil", "..\\..\\evil", "C:\\evil", "C:evil", "a:b", "CON", "nul.png", "", ".", "..",
+    "a\nb", "a\x00b", "\ud800",
+    "\u202egnp.x", "x" * 5000, "é" * 300 + ".png", ".bashrc", "x. ", "3/../../evil",
+]  # fmt: skip
+
+
+def test_whatever_a_server_calls_its_results_they_are_new_files_of_the_folder(odd, canny, tmp_path):
+    nodes = ["3", "../../evil", "C:", "CON"]
+    entries = [{"filename": name, "subfolder": "", "type": "output"} for name in [*NAMES, "a.png", "a.png"]]
+    odd.history = {"1": {"status": {"messages": []}, "outputs": {node: {"images": entries} for node in nodes}}}
+    folder = tmp_path / "below" / "results"
+    folder.mkdir(parents=True)
+    (folder / "3_a.png").write_text("mine", encoding="utf-8")
+    (folder / "3_a (2).png").symlink_to(tmp_path / "planted")
+    result = run_client(odd, canny, "--output", folder)
+    assert result.returncode == 0, result.stderr
+    made = list(folder.iterdir())
+    assert len(made) == 2 + len(nodes) * len(entries)
+    assert len(result.stdout.splitlines()) == len(nodes) * len(entries)
+    assert {path for path in tmp_path.rglob("*") if path.parent != folder} == {folder.parent, folder}
+    assert (folder / "3_a.png").read_text(encoding="utf-8") == "mine"
+    assert (folder / "3_a (4).png").is_file()
+    assert all(re.fullmatch(r"[\w. ()-]*_[\w. ()-]*", path.name) and not path.name.endswith((".", " ")) for path in made)
+
+
+ODD = {
+    "a prompt of another kind": {"prompt": 7}, "no prompt": {"prompt": {}}, "no JSON": {"prompt": b"<html>"},
+    "deep": {"prompt": b"[" * 200_000}, "errors that are none": {"prompt": {"node_errors": {"1": 7}}},
+    "an error of escapes": {"prompt": {"node_errors": {}, "error": {"message": "\x1b[2J\n" * 9000, "details": ""}}},
+    "a report of another kind": {"reports": [7]}, "a report without data": {"reports": [{"type": "progress", "data": 7}]},
+    "a deep report": {"reports": ["[" * 200_000]}, "no history": {}, "a history that is none": {"history": {"1": 7}},
+    "results that are none": {"history": {"1": {"status": {"messages": []}, "outputs": {"3": {"images": 7}}}}},
+    "a result without a place": {"history": {"1": {"status": {"messages": []}, "outputs": {"3": {"images": [{"filename": 7}]}}}}
+    },
+    "a failure of escapes": {"history": {"1": {"status": {"messages": [
+        ["execution_error", {"node_type": "\x1b", "node_id": 7, "exception_message": "\x1b[2J\ud800\n" * 9000}]
+    ]}, "outputs": {}}}},
+}  # fmt: skip
+
+
+def test_an_odd_answer_is_one_line(odd, canny, tmp_path):
+    for kind, answers in ODD.items():
+        vars(odd).update({"prompt": {"prompt_id": "1", "node_errors": {}}, "history": {}} | answers)
+        odd.reports = answers.get("reports", [{"type": "executing", "data": {"node": None, "prompt_id": "1"}}])
+        result = run_client(odd, canny, "--output", tmp_path / "results")
+        assert result.returncode == 1, kind
+        (line,) = result.stderr.splitlines()
+        assert line.isprintable(), kind
+        assert len(line) < 1100, kind
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_workflow_as_windows_writes_it_is_read_and_an_odd_one_is_one_line(server, canny, tmp_path):
+    path = tmp_path / "graph.json"
+    path.write_text(canny.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert run_client(server, path, "--output", tmp_path / "results").returncode == 0
+    path.write_text("[" * 200_000, encoding="utf-8")
+    assert "is no JSON" in refusal(server, path)
+    for text in ("7", '{"1": 7}', '{"1": {"class_type": "x"}}', '{"1": {"class_type": "x", "inputs": {}, "_meta": 7}}'):
+        path.write_text(text, encoding="utf-8")
+        assert "is not in API format" in refusal(server, path)
 
 
 def test_no_server_and_no_file_are_one_line(server, canny, tmp_path):
