@@ -20,6 +20,7 @@ from .ctrlora_file import (
 )
 from .describe import CTRLORA_KINDS, MODULE_KINDS, check_file, type_name
 from .detect import Kind, UnsupportedCheckpointError, describe, detect_kind
+from .foreign import shown
 from .state_dict import control_part, shapes_of, strip_prefix, unet_part
 
 PARTS_OF: dict[str, tuple[str, ...]] = {
@@ -75,16 +76,18 @@ def extract_part(tensors: Mapping[str, Tensor], name: str, part: str = "auto", c
         raise UnsupportedCheckpointError(describe(shapes_of(tensors), name, "a ControlNeXt or CtrLoRA file"))
     if part not in PARTS_OF[kind.id]:
         *others, last = PARTS_OF[kind.id]
-        raise ValueError(f"part is '{part}' and '{name}' is {kind.title}: choose {', '.join(others)} or {last}.")
+        raise ValueError(f"part is '{shown(part)}' and '{name}' is {kind.title}: choose {', '.join(others)} or {last}.")
     check_file(tensors, name, kind)
     own = control_tensors(tensors) if kind.id in CTRLORA_KINDS else {}
     names = condition_names(own)
     if condition and not names:
-        raise ValueError(f"condition is '{condition}' and '{name}' is no pretraining checkpoint: leave condition empty.")
+        raise ValueError(f"condition is '{shown(condition)}' and '{name}' is no pretraining checkpoint: leave condition empty.")
     if part == "auto":
         part = _auto(kind, any(LORA in key for key in own), bool(condition))
     if condition and part != "lora":
-        raise ValueError(f"condition is '{condition}' and part is '{part}': set part to lora, or leave condition empty.")
+        raise ValueError(
+            f"condition is '{shown(condition)}' and part is '{shown(part)}': set part to lora, or leave condition empty."
+        )
     if part == "lora" and names:
         condition = _choose_condition(name, condition, names)
     chosen = _of_ctrlora(own, name, part, condition) if own else _of_controlnext(tensors, kind, part)
@@ -169,5 +172,6 @@ def _choose_condition(name: str, condition: str, names: list[str]) -> str:
     if len(names) == 1 and not condition:
         return names[0]
     raise ValueError(
-        f"'{name}' holds {len(names)} conditions and condition is '{condition}': set it to one of {', '.join(names)}."
+        f"'{name}' holds {len(names)} conditions and condition is '{shown(condition)}': set it to one of "
+        f"{shown(', '.join(names))}."
     )

@@ -13,6 +13,7 @@ from .host.check_dataset import check_dataset
 from .host.controlnext_file import check_choice
 from .host.dataset_folders import check_folder_name, find_folder, find_pictures, open_dataset, stamp_of
 from .host.make_hints import make_dataset, read_options
+from .host.text import readable
 from .sockets import PAIR_DATASET, TRAINING, schema
 
 UNKNOWN = "unknown"
@@ -214,7 +215,7 @@ class MakePairs(io.ComfyNode):
         check_choice("hint_type", hint_type, tuple(PREPROCESSORS))
         check_choice("captions", captions, CAPTIONS)
         settings = MakeSettings(hint_type, read_options(hint_type, options), resolution, captions)
-        report = make_dataset(pictures, folder, settings, annotator.strip())
+        report = readable(make_dataset(pictures, folder, settings, annotator.strip()))
         return io.NodeOutput(folder.strip(), report, ui=ui.PreviewText(report))
 
 
@@ -251,4 +252,5 @@ class CheckPairs(io.ComfyNode):
     def execute(cls, dataset: Any, hint_type: str) -> io.NodeOutput:
         check_choice("hint_type", hint_type, (UNKNOWN, *PREPROCESSORS))
         report, sheet = check_dataset(dataset, dataset.hint_type if hint_type == UNKNOWN else hint_type)
+        report = readable(report)
         return io.NodeOutput(report, sheet, ui={**ui.PreviewImage(sheet).as_dict(), "text": [report]})

@@ -10,6 +10,7 @@ from ..models.extract import PARTS
 from .host.convert import KEEP, LAYOUTS, SAFETENSORS, TYPES, check_name, convert_file
 from .host.folders import CONTROL_FOLDERS, file_options, find_file, fingerprint
 from .host.inspect_file import inspect_file
+from .host.text import readable
 from .sockets import schema
 
 
@@ -149,4 +150,5 @@ def _check_file(file: str | None) -> bool | str:
 
 
 def _shown(text: str) -> io.NodeOutput:
+    text = readable(text)
     return io.NodeOutput(text, ui=ui.PreviewText(text))

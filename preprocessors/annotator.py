@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+
+from ..models.foreign import first_line, read_small_json, shown
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,19 @@ UNUSED = re.compile(r"neck\.fusion_stage\.layers\.0\.residual_layer1\.|(\.|^)num
 none to add (Intel/dpt-large), and counters of batch norms."""
 
 
+CONFIG = "config.json"
+SMALL = (
+    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "generation_config.json",
+    "adapter_config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json", "tokenizer_config.json",
+)  # fmt: skip
+"""What transformers reads of a folder beside that and the weights: none is needed by all networks, and all are small."""
+
+
 def task_of(folder: Path) -> str | None:
-    """Which of `TASKS` a folder is for, by its config.json alone; None for any other folder."""
+    """Which of `TASKS` a folder is for, by its config.json alone; None for any other folder, whatever lies there."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        architectures = [name for name in config.get("architectures") or () if isinstance(name, str)]
+        found = read_small_json(folder / CONFIG).get("architectures") or ()
+        architectures = [name for name in found if isinstance(name, str)]
     except (OSError, ValueError, AttributeError, TypeError):
         return None
     return next((task for task, row in TASKS.items() for name in architectures if name.endswith(row.suffix)), None)
@@ -74,14 +84,29 @@ def check_task(folder: Path, task: str) -> None:
 
     Raises:
         FileNotFoundError: The folder has no config.json.
-        ValueError: It is for another task.
+        ValueError: It is for another task, or a file of it cannot be what its name says.
     """
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"'{folder.name}' has no config.json: it is no model folder, download the whole model again.")
-    found, wanted = task_of(folder), TASKS[task]
+    name, wanted = shown(folder.name), TASKS[task]
+    if not os.path.isfile(folder / CONFIG):  # noqa: PTH113 - which raises nothing
+        raise FileNotFoundError(f"'{name}' has no {CONFIG}: it is no model folder, download the whole model again.")
+    found = task_of(folder)
     if found != task:
         kind = f"a network for {TASKS[found].title}" if found else "of a kind that is not known"
-        raise ValueError(f"'{folder.name}' is {kind} and one for {wanted.title} is needed: choose another folder.")
+        raise ValueError(f"'{name}' is {kind} and one for {wanted.title} is needed: choose another folder.")
+    for file in SMALL:
+        if os.path.lexists(folder / file):
+            _check_small(folder / file, name)
+
+
+def _check_small(path: Path, name: str) -> None:
+    try:
+        is_object = isinstance(read_small_json(path), dict)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"'{name}' cannot be read ({path.name}: {first_line(error)}): download the whole model again."
+        ) from error
+    if not is_object:
+        raise ValueError(f"'{name}' cannot be read ({path.name}: it is no JSON object): download the whole model again.")
 
 
 def load_annotator(folder: Path, task: str) -> Annotator:
@@ -101,17 +126,19 @@ def load_annotator(folder: Path, task: str) -> Annotator:
     check_task(folder, task)
     import transformers
 
+    name = shown(folder.name)
+    # A folder may name code of its own to be run: never.
+    options = {"local_files_only": True, "trust_remote_code": False}
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        network, report = getattr(transformers, TASKS[task].loader).from_pretrained(
-            folder, local_files_only=True, output_loading_info=True
-        )
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, **options)
+        loader = getattr(transformers, TASKS[task].loader)
+        network, report = loader.from_pretrained(folder, output_loading_info=True, **options)
     except ImportError as error:
-        raise ValueError(f"'{folder.name}' needs a package that is not installed: {_first_line(error)}") from error
+        raise ValueError(f"'{name}' needs a package that is not installed: {first_line(error)}") from error
     except Exception as error:  # whatever a foreign folder breaks in its reader, the cure is the same
-        raise ValueError(f"'{folder.name}' cannot be read ({_first_line(error)}): download the whole model again.") from error
-    if missing := sorted(name for name in report["missing_keys"] if not UNUSED.search(name)):
-        raise ValueError(f"'{folder.name}' lacks {len(missing)} weights, '{missing[0]}' first: download the whole model again.")
+        raise ValueError(f"'{name}' cannot be read ({first_line(error)}): download the whole model again.") from error
+    if missing := sorted(key for key in report["missing_keys"] if not UNUSED.search(key)):
+        raise ValueError(f"'{name}' lacks {len(missing)} weights, '{shown(missing[0])}' first: download the whole model again.")
     return Annotator(folder.name, network.float().eval().requires_grad_(False), processor)
 
 
@@ -128,7 +155,3 @@ def evaluate(annotator: Annotator, pictures: NDArray[np.uint8], **options: Any) 
     """
     inputs = annotator.processor(images=list(pictures), return_tensors="pt", input_data_format="channels_last", **options)
     return annotator.network(**{name: tensor.to(annotator.device) for name, tensor in inputs.items()})
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:120]

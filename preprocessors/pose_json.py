@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..models.foreign import shown
 from .pose_draw_body25 import MID_HIP
 from .pose_points import BODY, COCO, FACE, FEET, HAND, VISIBLE, People, Points, nobody, to_openpose, to_people
 
@@ -83,7 +84,7 @@ class _Person:
         """(n, 3) with n one of `counts`; if there is nothing, zeros for a body of ours or the smallest of another part."""
         try:
             points = np.asarray([] if person.get(key) is None else person[key], dtype=np.float64).reshape(-1, 3)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"keypoints' {key} of person {self.place} is no list of x, y, score triples: repair its node."
             ) from error
@@ -117,7 +118,8 @@ def _canvas_of(frame: Any, place: int, canvas: tuple[int, int] | None) -> tuple[
             raise ValueError(f"keypoints' frame {place} has no 'canvas_height' and 'canvas_width': give height and width.")
         return canvas
     if not all(isinstance(side, int | float) and 1 <= side < 1e6 for side in sides):
-        raise ValueError(f"keypoints' frame {place} has a canvas of {sides[1]}x{sides[0]}: two positive numbers are expected.")
+        found = f"{shown(sides[1], 40)}x{shown(sides[0], 40)}"
+        raise ValueError(f"keypoints' frame {place} has a canvas of {found}: two positive numbers are expected.")
     return int(sides[0]), int(sides[1])
 
 

@@ -6,7 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from ..models.foreign import shown
+
 Settings = TypeVar("Settings")
+LARGEST_NUMBER, LONGEST_TEXT, LISTED = 1 << 63, 1000, 5
+"""Of a setting; and how many unknown names a message lists."""
 
 
 def settings_from(cls: type[Settings], values: Mapping[str, Any], what: str) -> Settings:
@@ -23,16 +27,25 @@ def settings_from(cls: type[Settings], values: Mapping[str, Any], what: str) -> 
     Raises:
         ValueError: A name is unknown, a type is wrong, or the settings contradict each other.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"'{shown(values)}' is no object with settings, as {{}}.")
     given = dict(values)
     types = {field.name: type(field.default) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    problems = [f"{name} is {what}" for name in given if name not in types]
+    unknown = [name for name in given if name not in types]
+    problems = [f"{shown(name)} is {what}" for name in unknown[:LISTED]]
     for name, kind in types.items():
         if name not in given:
             continue
-        if kind is float and type(given[name]) is int:
-            given[name] = float(given[name])
-        if type(given[name]) is not kind:
-            problems.append(f"{name} ({given[name]!r}) must be of the type {kind.__name__}")
+        value = given[name]
+        # A number that no setting needs would overflow somewhere; NaN is not smaller than anything.
+        if isinstance(value, int | float) and not abs(value) < LARGEST_NUMBER:
+            problems.append(f"{name} ({shown(value, 40)}) must be a smaller number")
+        elif isinstance(value, str) and (len(value) > LONGEST_TEXT or not value.isprintable()):
+            problems.append(f"{name} ('{shown(value)}') must be one short line")
+        elif kind is float and type(value) is int:
+            given[name] = float(value)
+        elif type(value) is not kind:
+            problems.append(f"{name} ({shown(repr(value))}) must be of the type {kind.__name__}")
     if problems:
         raise ValueError("; ".join(problems) + ".")
     return cls(**given)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ...models.catalogue import CATALOGUE, command_for
-from ...preprocessors.annotator import TASKS, Annotator, check_task, load_annotator, task_of
+from ...models.foreign import shown
+from ...preprocessors.annotator import CONFIG, TASKS, Annotator, check_task, load_annotator, task_of
 from ...preprocessors.canvas import hint_size
 from .hint_output import make_hints
 from .hints import check_image
@@ -57,7 +60,7 @@ def find_annotator(name: str, task: str) -> Path:
     for found, folder in _folders():
         if found == name.replace("\\", "/"):
             return folder
-    raise FileNotFoundError(f"models/{ANNOTATORS}/{name} is not there: {command_for(name, ANNOTATORS, task)}")
+    raise FileNotFoundError(f"models/{ANNOTATORS}/{shown(name)} is not there: {command_for(name, ANNOTATORS, task)}")
 
 
 def check_annotator(name: str | None, task: str) -> bool | str:
@@ -177,19 +180,34 @@ def hold(network: nn.Module) -> comfy.model_patcher.ModelPatcher:
 def _read(key: tuple[Path, str, object]) -> tuple[Annotator, comfy.model_patcher.ModelPatcher]:
     folder, task, _ = key
     annotator = load_annotator(folder, task)
-    logger.info("'%s': %s, for %s", folder.name, type(annotator.network).__name__, TASKS[task].title)
+    logger.info("'%s': %s, for %s", shown(folder.name), type(annotator.network).__name__, TASKS[task].title)
     return annotator, hold(annotator.network)
 
 
 def _stamp(folder: Path) -> object:
-    """Name, time and size of every file."""
-    files = ((path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file())
-    return tuple((name, status.st_mtime_ns, status.st_size) for name, status in files)
+    """Name, time and size of every file; what goes away meanwhile, or cannot be looked at, does not count."""
+    found = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):  # a link that leads to itself, a file that has just gone
+                if entry.is_file():
+                    found.append((entry.name, entry.stat().st_mtime_ns, entry.stat().st_size))
+    return tuple(sorted(found))
 
 
 def _folders() -> Iterator[tuple[str, Path]]:
     """Every folder with a config.json below the annotators' places, two levels deep, by its name with forward slashes."""
     for place in map(Path, folder_paths.get_folder_paths(ANNOTATORS)):
-        for pattern in ("*/config.json", "*/*/config.json"):
-            for config in sorted(place.glob(pattern)):
-                yield config.parent.relative_to(place).as_posix(), config.parent
+        near = _below(place)
+        for folder in (*near, *(inner for outer in near for inner in _below(outer))):
+            if os.path.lexists(folder / CONFIG):
+                yield folder.relative_to(place).as_posix(), folder
+
+
+def _below(folder: Path) -> list[Path]:
+    """The folders in a folder; none of one that cannot be looked into."""
+    found: list[Path] = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        # Not Path.is_dir, which raises where it may not look.
+        found += [Path(entry.path) for entry in entries if os.path.isdir(entry.path)]  # noqa: PTH112
+    return sorted(found)

@@ -8,6 +8,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
+from ...models.foreign import shown
 from ...models.injection import FAMILY_TITLES, Uncond
 from .control_patch import ControlNeXtPatch
 from .controlnext_file import ControlNeXtFile
@@ -61,8 +62,8 @@ def attach_controlnext(
     place = find_place(model.model.diffusion_model, injection.site)
     if controlnext.config.out != place.channels:
         raise ValueError(
-            f"'{controlnext.name}' makes controls of {controlnext.config.out} channels and this {FAMILY_TITLES[family]} model "
-            f"has {place.channels} where they are added: use the control made for this model."
+            f"'{shown(controlnext.name)}' makes controls of {controlnext.config.out} channels and this "
+            f"{FAMILY_TITLES[family]} model has {place.channels} where they are added: use the control made for this model."
         )
     clone = model.clone()
     if controlnext.unet is not None:

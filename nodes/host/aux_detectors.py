@@ -13,6 +13,7 @@ import comfy.model_patcher
 from torch import Tensor
 
 from ...models.catalogue import command_for
+from ...models.foreign import first_line
 from ...preprocessors.annotator import Annotator
 from ...preprocessors.aux_detector import DETECTORS, build_detector, import_aux
 from ...preprocessors.canvas import hint_size
@@ -97,7 +98,12 @@ def find_weights(name: str) -> Path:
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ValueError(
+            f"'{path.name}' cannot be looked at ({first_line(error)}): put it into models/{ANNOTATORS} again."
+        ) from error
     return str(path), status.st_mtime_ns, status.st_size
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ...models.foreign import shown
 from ...training.backbone import Control
 from ...training.objective import DiscreteObjective, Objective
 from .hints import LATENT_SCALE
@@ -162,7 +163,7 @@ def check_model(model: ModelPatcher, context_width: int, base_name: str) -> None
     width = arguments.get("context_dim")
     if not isinstance(unet, UNetModel) or arguments.get("use_temporal_attention") or width != context_width:
         raise ValueError(
-            f"'{base_name}' is made for text of width {context_width} (SD1.5) and the model is of the family "
+            f"'{shown(base_name)}' is made for text of width {context_width} (SD1.5) and the model is of the family "
             f"{type(config).__name__} (text width {width}): load an SD1.5 checkpoint."
         )
     check_trainable(model)

@@ -23,6 +23,7 @@ from ...models.detect import (
     detect_unet_family,
     possible_variants,
 )
+from ...models.foreign import shown
 from ...models.injection import FAMILY_TITLES, INJECTIONS, NORMALIZATIONS, Family, Injection
 from ...models.state_dict import control_part, shapes_of, unet_part
 from .files import check_finite, read_file
@@ -163,7 +164,7 @@ def check_choice(name: str, value: Any, options: tuple[str, ...]) -> None:
         ValueError: Naming the options.
     """
     if value not in options:
-        raise ValueError(f"{name} is '{value}' and must be one of {', '.join(options)}: choose one of these.")
+        raise ValueError(f"{name} is '{shown(value)}' and must be one of {', '.join(options)}: choose one of these.")
 
 
 def _choose_variants(tensors: Mapping[str, Tensor], name: str, variant: str) -> tuple[str, ...]:
@@ -174,7 +175,8 @@ def _choose_variants(tensors: Mapping[str, Tensor], name: str, variant: str) -> 
         return possible
     if variant not in possible:
         raise ValueError(
-            f"'{name}' is {kind.title} and cannot be used as variant '{variant}': choose {' or '.join(possible)}, or auto."
+            f"'{name}' is {kind.title} and cannot be used as variant '{shown(variant)}': choose "
+            f"{' or '.join(possible)}, or auto."
         )
     return (variant,)
 
@@ -189,7 +191,7 @@ def _scale_in(metadata: Mapping[str, str], name: str) -> float | None:
         scale = math.nan
     if not math.isfinite(scale):
         raise UnsupportedCheckpointError(
-            f"'{name}' says in its header that its scale is '{said}' and a number is expected: use an unmodified file."
+            f"'{name}' says in its header that its scale is '{shown(said)}' and a number is expected: use an unmodified file."
         )
     return scale
 
@@ -198,7 +200,7 @@ def _is_normalized_in(metadata: Mapping[str, str], name: str) -> bool:
     said = metadata.get("nextcontrol.normalization", NORMALIZATIONS[0])
     if said not in NORMALIZATIONS:
         raise UnsupportedCheckpointError(
-            f"'{name}' says in its header that its normalization is '{said}' and this version knows "
+            f"'{name}' says in its header that its normalization is '{shown(said)}' and this version knows "
             f"{' and '.join(NORMALIZATIONS)}: update NextControl, or use an unmodified file."
         )
     return said == NORMALIZATIONS[0]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...models.describe import TYPE_NAMES, FileDescription, describe_file
 from ...models.extract import PARTS, Extract, extract_part, to_dtype
+from ...models.foreign import shown
 from .controlnext_file import check_choice
 from .files import check_finite, read_file
 from .folders import CONTROL_FOLDERS, find_file
@@ -110,7 +111,7 @@ def check_name(name: str) -> PurePosixPath | None:
     stem = re.sub(r"\.(safetensors|sft|ckpt|pth?|bin)$", "", text, flags=re.IGNORECASE)
     if not all(map(_is_possible, stem.split("/"))):
         raise ValueError(
-            f"name is '{re.sub(_UNPRINTABLE, '?', name)}' and must be a file name, with sub-folders inside the model folder at "
+            f"name is '{shown(name)}' and must be a file name, with sub-folders inside the model folder at "
             'most: leave out drives, "..", a slash at either end, the signs < > : " | ? * and names of devices as CON or NUL.'
         )
     return PurePosixPath(stem + EXTENSION)

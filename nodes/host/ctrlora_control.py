@@ -16,6 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...models.adapted import Group
+from ...models.foreign import shown
 from .control_dicts import Control, add_residuals, join_controls
 from .control_patch import PIXELS_PER_PASS
 from .ctrlora_hint import LATENT_CHANNELS, HintLatents, Posterior
@@ -198,7 +199,7 @@ class CtrLoRAControl(ControlBase):
         """
         if self.vae is None:
             raise ValueError(
-                f"'{self.base.name}' reads the hint through a VAE and none is connected: "
+                f"'{shown(self.base.name)}' reads the hint through a VAE and none is connected: "
                 "use 'Apply ControlNet' and connect its vae."
             )
         if self.vae.latent_channels != LATENT_CHANNELS or getattr(self.vae, "latent_dim", 2) != 2:
@@ -219,7 +220,7 @@ class CtrLoRAControl(ControlBase):
         if not isinstance(unet, UNetModel) or config.get("use_temporal_attention") or config.get("context_dim") != width:
             made_for = f"text of width {width}{' (SD1.5)' * (width == 768)}"
             raise ValueError(
-                f"'{self.base.name}' is made for {made_for} and the model is of the family "
+                f"'{shown(self.base.name)}' is made for {made_for} and the model is of the family "
                 f"{type(model.model_config).__name__} (text width {config.get('context_dim')}): load an SD1.5 checkpoint, or "
                 "the demo model for a control that was trained on it."
             )

@@ -23,6 +23,7 @@ from ...models.ctrlora_file import (
     read_condition,
 )
 from ...models.detect import UnsupportedCheckpointError, describe, detect_kind
+from ...models.foreign import shown
 from ...models.state_dict import shapes_of
 from .controlnext_file import NO_FILE
 from .files import check_finite, read_file
@@ -134,10 +135,11 @@ def _check_choice(lora_file: str, condition: str, names: list[str]) -> None:
     """A pretraining checkpoint needs the name of one of its conditions, every other file none."""
     if names and condition not in names:
         raise ValueError(
-            f"'{lora_file}' holds {len(names)} conditions and condition is '{condition}': set it to one of {', '.join(names)}."
+            f"'{shown(lora_file)}' holds {len(names)} conditions and condition is '{shown(condition)}': set it to "
+            f"one of {shown(', '.join(names))}."
         )
     if condition and not names:
-        raise ValueError(f"'{lora_file}' holds one condition and condition is '{condition}': leave it empty.")
+        raise ValueError(f"'{shown(lora_file)}' holds one condition and condition is '{shown(condition)}': leave it empty.")
 
 
 def _read(name: str, kinds: tuple[str, ...], wanted: str) -> tuple[str, dict[str, Tensor]]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import os
+import stat
+import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import folder_paths
 
+from ...models.foreign import first_line, read_small_json, shown
 from ...training.cache import TensorCache
 from ...training.dataset import DatasetSettings, PairDataset, ShardSettings
 from ...training.inside import check_inside
@@ -23,6 +27,9 @@ KIND = "nextcontrol_datasets"
 ABOUT = "nextcontrol.json"
 """Beside the pairs: what made the hints."""
 CACHE = ".nextcontrol"
+LONGEST_NAME = 1000
+UNWRITABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Kinds of signs that no name of a folder has: control characters, halves of pairs, separators of lines."""
 
 
 def dataset_roots() -> list[Path]:
@@ -45,11 +52,16 @@ def check_folder_name(name: str, input_name: str) -> PurePosixPath:
         ValueError: It is empty, or leads out.
     """
     relative = PurePosixPath(name.strip().replace("\\", "/"))
+    if len(name) > LONGEST_NAME or any(unicodedata.category(sign) in UNWRITABLE for sign in name):
+        raise ValueError(
+            f"{input_name} is '{shown(name)}', which has line breaks, control characters or more than {LONGEST_NAME} "
+            "signs: rename the folder."
+        )
     if not relative.parts:
         raise ValueError(f"{input_name} is empty: name a folder below ComfyUI's input/.")
     if relative.is_absolute() or ".." in relative.parts or any(":" in part or part.startswith(".") for part in relative.parts):
         raise ValueError(
-            f"{input_name} is '{name}' and must be a folder below ComfyUI's input/, or below a place that "
+            f"{input_name} is '{shown(name)}' and must be a folder below ComfyUI's input/, or below a place that "
             f"extra_model_paths.yaml names as {KIND}: write its path from there, without a drive and without '..'."
         )
     return relative
@@ -75,7 +87,9 @@ def find_folder(name: str, input_name: str = "folder") -> Path:
             check_inside(root / relative, dataset_roots(), name)
             return root / relative
     other = "" if input_name == "pictures" else ", or let Make Pairs make one"
-    raise FileNotFoundError(f"There is no folder '{name}' below ComfyUI's input/ or a place of {KIND}: put it there{other}.")
+    raise FileNotFoundError(
+        f"There is no folder '{shown(name)}' below ComfyUI's input/ or a place of {KIND}: put it there{other}."
+    )
 
 
 def find_pictures(name: str) -> Path:
@@ -117,7 +131,7 @@ def open_dataset(name: str, settings: DatasetSettings, shards: ShardSettings | N
     if has_index(folder):
         return PairDataset(name, folder, (), (), settings, _read_about(folder), (), shards or ShardSettings())
     if any(folder.glob("shard-*.json")):
-        raise ValueError(f"'{name}' holds encoded shards that are not finished: {CURE}.")
+        raise ValueError(f"'{shown(name)}' holds encoded shards that are not finished: {CURE}.")
     if (packed := find_shards(folder)) and not is_folder_of_pairs(folder):
         for path in packed:
             check_inside(path, dataset_roots(), path.name)
@@ -125,8 +139,8 @@ def open_dataset(name: str, settings: DatasetSettings, shards: ShardSettings | N
     listing = find_pairs(folder, dataset_roots())
     if not listing.pairs:
         raise ValueError(
-            f"'{name}' holds no pair whose two pictures are there: give hint and target the same file name in source/ and "
-            "target/, or let Make Pairs make the folder."
+            f"'{shown(name)}' holds no pair whose two pictures are there: give hint and target the same file name in source/ "
+            "and target/, or let Make Pairs make the folder."
         )
     return PairDataset(name, folder, listing.pairs, listing.orphans, settings, _read_about(folder), shards=shards)
 
@@ -174,10 +188,17 @@ def stamp_of(name: str | None) -> Any:
         return None
     try:
         folder = find_folder(name)
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
-    files = (path for path in sorted(folder.rglob("*")) if CACHE not in path.parts and path.is_file())
-    return [(path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    found = []
+    for place, folders, names in os.walk(folder):  # which passes over what it cannot look into
+        folders[:] = [inner for inner in folders if inner != CACHE]
+        for name in names:
+            with suppress(OSError):  # a link that leads to itself, a file that has just gone
+                status = (Path(place) / name).stat()
+                if stat.S_ISREG(status.st_mode):
+                    found.append(((Path(place) / name).relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
+    return sorted(found)
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
@@ -185,7 +206,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
     if not path.is_file() or path.is_symlink():
         return {}
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"'{ABOUT}' in '{folder.name}' is damaged ({error}): delete it.") from error
+        about = read_small_json(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"'{ABOUT}' in '{shown(folder.name)}' is damaged ({first_line(error)}): delete it.") from error
     return about if isinstance(about, dict) else {}

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import folder_paths
 
+from ...models.foreign import shown
+
 CONTROLNEXT_FOLDERS = ("controlnext", "controlnet")
 """Where control modules may lie."""
 UNET_FOLDERS = (*CONTROLNEXT_FOLDERS, "diffusion_models")
@@ -81,7 +83,8 @@ def find_file(name: str, kinds: tuple[str, ...]) -> Path:
             f"There is no weight file in {' or '.join(places)}: put one into {places[0]}, press R on the canvas and choose it."
         )
     raise FileNotFoundError(
-        f"'{name}' is not in any of {', '.join(places)}: put it into {places[0]}, press R on the canvas and choose it again."
+        f"'{shown(name)}' is not in any of {', '.join(places)}: put it into {places[0]}, press R on the canvas and choose it "
+        "again."
     )
 
 
@@ -89,7 +92,7 @@ def fingerprint(name: str, kinds: tuple[str, ...]) -> tuple[str, int, int] | Non
     """Path, time and size of a file, so that a file replaced on disk is read again; None if there is none."""
     try:
         path = find_file(name, kinds)
-    except FileNotFoundError:
+        status = path.stat()
+    except OSError:  # none, or one that goes away meanwhile
         return None
-    status = path.stat()
     return str(path), status.st_mtime_ns, status.st_size

@@ -10,6 +10,7 @@ import comfy.model_management
 import comfy.utils
 from torch import Tensor
 
+from ...models.foreign import parse_json, shown
 from ...preprocessors.annotator import TASKS, Annotator
 from ...preprocessors.table import PREPROCESSORS, options_of
 from ...training.make_pairs import MakeSettings, make_pairs
@@ -19,6 +20,8 @@ from .controlnext_file import check_choice
 from .dataset_folders import dataset_roots, find_pictures, new_folder
 from .folders import DEMO
 
+LARGEST_NUMBER = 1e15
+"""Below which a preprocessor can compute with an option; also keeps NaN out."""
 KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -36,7 +39,7 @@ def read_options(hint_type: str, text: str) -> dict[str, object]:
         ValueError: It is no JSON object, or an option is unknown to this type or of another kind.
     """
     try:
-        options = json.loads(text) if text.strip() else {}
+        options = parse_json(text) if text.strip() else {}
     except ValueError as error:
         raise ValueError(f'options cannot be read ({error}): write them as JSON, such as {{"low_threshold": 50}}.') from error
     if not isinstance(options, Mapping):
@@ -44,7 +47,7 @@ def read_options(hint_type: str, text: str) -> dict[str, object]:
     known = options_of(hint_type)
     for name, value in options.items():
         if name not in known:
-            raise ValueError(f"options has '{name}' and {hint_type} has {', '.join(known) or 'none'}: use one of these.")
+            raise ValueError(f"options has '{shown(name)}' and {hint_type} has {', '.join(known) or 'none'}: use one of these.")
         _check_kind(name, value, known[name])
     return dict(options)
 
@@ -53,8 +56,13 @@ def _check_kind(name: str, value: object, kind: Any) -> None:
     """A preprocessor trusts its caller; a node's schema has checked what this checks."""
     if choices := get_args(kind):
         check_choice(f"options' {name}", value, choices)
-    elif type(value) is not kind and not (kind is float and type(value) is int):
-        raise ValueError(f"options' {name} is {json.dumps(value)} and must be {KINDS[kind]}: write it as JSON.")
+    elif not isinstance(value, int | float) or not _is_of(value, kind) or not abs(value) < LARGEST_NUMBER:
+        text = shown(value if isinstance(value, list | dict) else json.dumps(value))
+        raise ValueError(f"options' {name} is {text} and must be {KINDS[kind]}: write it as JSON.")
+
+
+def _is_of(value: float, kind: Any) -> bool:
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def hint_maker(hint_type: str, options: Mapping[str, object], annotator: str) -> Callable[[Tensor, int], Tensor]:

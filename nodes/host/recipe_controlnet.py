@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 
+from ...models.foreign import shown
 from ...training.config import TrainConfig
 from ...training.method import HintForm
 from ...training.method_controlnet import HINT_ENCODERS, ControlNetMethod, start_network
@@ -37,12 +38,12 @@ class ControlNetRecipe:
     def __post_init__(self) -> None:
         if self.hint_encoder not in HINT_ENCODERS:
             raise ValueError(
-                f"hint_encoder is '{self.hint_encoder}' and must be {' or '.join(HINT_ENCODERS)}: choose one of these."
+                f"hint_encoder is '{shown(self.hint_encoder)}' and must be {' or '.join(HINT_ENCODERS)}: choose one of these."
             )
         if self.has_convolutions and self.name.removesuffix(".safetensors").endswith(AVERAGED):
             raise ValueError(
-                f"name is '{self.name}', and ComfyUI averages the controls of files with such an ending over the picture: "
-                "choose one that does not end in _shuffle."
+                f"name is '{shown(self.name)}', and ComfyUI averages the controls of files with such an ending over the "
+                "picture: choose one that does not end in _shuffle."
             )
 
     @property

@@ -11,6 +11,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 
 from ...models.controlnext import GENERATIONS
+from ...models.foreign import shown
 from ...models.injection import INJECTIONS, Family
 from ...training.config import TrainConfig
 from ...training.method import HintForm
@@ -47,7 +48,7 @@ class ControlNeXtRecipe:
         family = family_of(model)
         (check_video_model if family == "svd" else check_trainable)(model)
         if not trained_names(model, self.options, family) and self.options.unet_part != "none":
-            raise ValueError(f"The model has no tensors of unet_part '{self.options.unet_part}': set it to none.")
+            raise ValueError(f"The model has no tensors of unet_part '{shown(self.options.unet_part)}': set it to none.")
 
     def context_width(self, model: ModelPatcher) -> int:
         """That of the model."""

@@ -10,6 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from ...models.adapted import LORA
 from ...models.ctrlora import CtrLoRA
 from ...models.ctrlora_file import control_tensors
+from ...models.foreign import shown
 from ...training.config import TrainConfig
 from ...training.method import HintForm, Published
 from ...training.method_ctrlora_base import STACKED, CtrLoRABaseMethod, start_lora, suffixes
@@ -46,7 +47,7 @@ class CtrLoRABaseRecipe:
     def __post_init__(self) -> None:
         check_conditions(self.conditions)
         if self.layout not in LAYOUTS:
-            raise ValueError(f"layout is '{self.layout}' and must be {' or '.join(LAYOUTS)}: choose one of these.")
+            raise ValueError(f"layout is '{shown(self.layout)}' and must be {' or '.join(LAYOUTS)}: choose one of these.")
 
     @property
     def is_stacked(self) -> bool:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from server import PromptServer
 
+from ...models.foreign import shown
+
 EVENT = "nextcontrol.text"
 """What `web/text.js` listens for."""
+LONGEST_LINE = 2000
+
+
+def readable(report: str) -> str:
+    """A report as every page, log and node can take it: names of files may hold halves of surrogate pairs or escapes."""
+    return "\n".join(shown(line, LONGEST_LINE) for line in report.split("\n"))
 
 
 def show_text(text: str, node_id: str | None) -> None:
@@ -18,4 +26,4 @@ def show_text(text: str, node_id: str | None) -> None:
     server = getattr(PromptServer, "instance", None)
     # Every open page has a node of this number; only the one that asked is told, as the host does it.
     if server is not None and server.client_id is not None and node_id:
-        server.send_sync(EVENT, {"node": node_id, "text": text}, server.client_id)
+        server.send_sync(EVENT, {"node": node_id, "text": readable(text)}, server.client_id)

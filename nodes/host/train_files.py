@@ -81,7 +81,9 @@ class TrainFiles:
         """
         has_state = any(self.folder.glob("*.state"))
         if has_state and not is_resumed:
-            raise ValueError(f"A training named '{self.name}' is there already: set resume to go on, or choose another name.")
+            raise ValueError(
+                f"A training named '{shown(self.name)}' is there already: set resume to go on, or choose another name."
+            )
         taken = [name for name, suffix in zip(self.names, self.suffixes, strict=True) if self.path(suffix).exists()]
         if taken and not has_state:
             raise ValueError(

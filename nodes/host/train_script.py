@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 import comfy.sd
 import folder_paths
 
+from ...models.foreign import parse_json, shown
 from ...training.clips import ClipSettings
 from ...training.config import TrainConfig
 from ...training.dataset import DatasetSettings, ShardSettings
 from ...training.method_controlnet import PROMPT_DROPOUT
 from ...training.method_controlnext import ControlNeXtOptions
+from ...training.settings import settings_from
 from ...training.team import Alone, Team, check_share
 from .ctrlora_load import load_base
 from .dataset_folders import open_dataset, open_datasets
@@ -26,6 +28,8 @@ from .train_job import Recipe, TrainJob, train
 
 PARTS = ("method", "checkpoint", "base", "name", "dataset", "options", "clips", "training", "resume")
 REQUIRED = ("checkpoint", "name", "dataset")
+LISTED = 5
+"""Problems that one message names."""
 Job = dict[str, Any]
 
 
@@ -87,18 +91,32 @@ def read_job(text: str) -> Job:
         ValueError: It is no JSON, something is missing or unknown, or settings contradict each other.
     """
     try:
-        given = json.loads(text, object_pairs_hook=_once)
+        given = parse_json(text, object_pairs_hook=_once)
     except ValueError as error:
         raise ValueError(f"The configuration cannot be read ({error}): it needs one JSON object.") from error
     if not isinstance(given, Mapping) or not isinstance(given.get("dataset"), Mapping):
         raise ValueError("The configuration must be a JSON object with checkpoint, name, and dataset with its folder.")
     method = given.get("method", "ctrlora")
-    if method not in READERS:
-        raise ValueError(f"method is '{method}' and must be one of {', '.join(READERS)}: choose one of these.")
+    if not isinstance(method, str) or method not in READERS:
+        raise ValueError(f"method is '{shown(method)}' and must be one of {', '.join(READERS)}: choose one of these.")
     reader, options = READERS[method], given.get("options", {})
-    problems = [f"'{key}' is unknown" for key in given if key not in PARTS]
-    problems += [f"'{key}' is missing" for key in (*REQUIRED, *reader.required) if not given.get(key)]
-    problems += [f"'{key}' is no option of {method}" for key in options if key not in reader.options]
+    parts: dict[str, type] = {
+        "options": dict,
+        "clips": dict,
+        "training": dict,
+        "checkpoint": str,
+        "base": str,
+        "name": str,
+        "resume": bool,
+    }
+    if wrong := [name for name, kind in parts.items() if not isinstance(given.get(name, kind()), kind)]:
+        kinds = {dict: "an object", str: "a text", bool: "true or false"}
+        raise ValueError(
+            f"The configuration is wrong: {' and '.join(f'{name} must be {kinds[parts[name]]}' for name in wrong)}."
+        )
+    problems = [f"'{shown(key)}' is unknown" for key in given if key not in PARTS]
+    problems += [f"'{shown(key)}' is missing" for key in (*REQUIRED, *reader.required) if not given.get(key)]
+    problems += [f"'{shown(key)}' is no option of {method}" for key in options if key not in reader.options]
     if "clips" in given and not reader.has_clips:
         problems.append(f"'clips' is for SVD and {method} trains on pictures")
     settings = dict(given["dataset"])
@@ -106,9 +124,12 @@ def read_job(text: str) -> Job:
     shards = settings.pop("shards", None)
     problems += _problems_of_folders(method, reader, given["dataset"])
     problems += _problems_of_shards(shards)
-    problems += [f"'{key}' is no setting of a dataset" for key in settings if key not in DatasetSettings.__dataclass_fields__]
+    problems += [
+        f"'{shown(key)}' is no setting of a dataset" for key in settings if key not in DatasetSettings.__dataclass_fields__
+    ]
     if problems:
-        raise ValueError(f"The configuration is wrong: {'; '.join(problems)}.")
+        more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+        raise ValueError(f"The configuration is wrong: {'; '.join(problems[:LISTED])}{more}.")
     return {
         **given,
         "method": method,
@@ -117,9 +138,9 @@ def read_job(text: str) -> Job:
         "folder": folder,
         "folders": folders,
         "clips": ClipSettings.from_values(given.get("clips", {})),
-        "shards": None if shards is None else ShardSettings(**shards),
-        "dataset": DatasetSettings(**{**reader.dataset, **settings}),
-        "training": TrainConfig.from_json(json.dumps(given.get("training", {}))),
+        "shards": None if shards is None else settings_from(ShardSettings, shards, "no setting of shards"),
+        "dataset": settings_from(DatasetSettings, {**reader.dataset, **settings}, "no setting of a dataset"),
+        "training": settings_from(TrainConfig, given.get("training", {}), "no setting of the training"),
     }
 
 
@@ -128,7 +149,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' is there twice")
+        raise ValueError(f"'{shown(next(name for name, count in Counter(names).items() if count > 1))}' is there twice")
     return found
 
 
@@ -173,9 +194,9 @@ def train_from_text(text: str, show: Callable[[str], None], team: Team | None = 
 
 def _problems_of_shards(shards: Any) -> list[str]:
     if shards is not None and not isinstance(shards, Mapping):
-        return [f"shards must be an object with settings, as {{}}, and is {shards!r}"]
+        return [f"shards must be an object with settings, as {{}}, and is '{shown(shards)}'"]
     known = ShardSettings.__dataclass_fields__
-    return [f"'{key}' is no setting of shards" for key in shards or {} if key not in known]
+    return [f"'{shown(key)}' is no setting of shards" for key in shards or {} if key not in known]
 
 
 def job_from_text(text: str, team: Team | None = None) -> TrainJob:
@@ -184,7 +205,7 @@ def job_from_text(text: str, team: Team | None = None) -> TrainJob:
     check_share(job["training"].accumulation_steps, team.share.processes)
     path = folder_paths.get_full_path("checkpoints", job["checkpoint"].replace("\\", "/"))
     if path is None:
-        raise FileNotFoundError(f"'{job['checkpoint']}' is not in models/checkpoints: put it there.")
+        raise FileNotFoundError(f"'{shown(job['checkpoint'])}' is not in models/checkpoints: put it there.")
     settings, folders = job["dataset"], job["folders"]
     shards = job["shards"]
     dataset = open_datasets(folders, settings, shards) if folders else open_dataset(job["folder"], settings, shards)
@@ -192,7 +213,7 @@ def job_from_text(text: str, team: Team | None = None) -> TrainJob:
     loaded = comfy.sd.load_checkpoint_guess_config(path, output_vae=True, output_clip=True, output_clipvision=True)
     model, clip, vae, clip_vision = loaded
     if (clip is None and clip_vision is None) or vae is None or model is None:
-        raise ValueError(f"'{job['checkpoint']}' is no full checkpoint: use one with UNet, CLIP and VAE.")
+        raise ValueError(f"'{shown(job['checkpoint'])}' is no full checkpoint: use one with UNet, CLIP and VAE.")
     return TrainJob(
         model, clip, vae, recipe, dataset, job["name"], job["training"], job["resume"], clip_vision, job["clips"], team
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import comfy.model_management
 import comfy.utils
 
+from ...models.foreign import shown
 from ...training.cache import digest_of
 from ...training.chunks import check_settings, chunks_of
 from ...training.dataset import PairDataset, ShardSettings
@@ -45,7 +46,7 @@ def encode_shards(
     """
     folder = encoded_folder(dataset)
     if folder == dataset.folder:
-        raise ValueError(f"'{dataset.name}' holds encoded shards already: name the folder of their pairs.")
+        raise ValueError(f"'{shown(dataset.name)}' holds encoded shards already: name the folder of their pairs.")
     bar = comfy.utils.ProgressBar(1)
 
     def on_pair(pairs: int, shard: int, shards: int) -> None:
@@ -84,7 +85,7 @@ def prepare_shards(job: TrainJob, dataset: PairDataset, objective: Objective, sh
     if not has_index(folder) and job.team.share.processes == 1:
         encode_shards(job, dataset, encoder, WHOLE, show)
     if not has_index(folder):
-        raise ValueError(f"'{dataset.name}' is not encoded yet: {CURE} first, as often as there are processes.")
+        raise ValueError(f"'{shown(dataset.name)}' is not encoded yet: {CURE} first, as often as there are processes.")
     index = _checked(load_index(folder), dataset, folder, made_from(encoder))
     index = index.check_files(folder, settings.bad_pairs == "skip")
     empty = texts.encode("")

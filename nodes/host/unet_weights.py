@@ -12,6 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
+from ...models.foreign import shown
 from ...models.injection import FAMILY_TITLES, Family
 from ...models.unet_weights import Mode, compare
 from .managed import is_dynamic
@@ -54,7 +55,7 @@ def add_unet_weights(clone: ModelPatcher, weights: UNetWeights, family: Family) 
         return
     if weights.family not in (None, family):
         raise ValueError(
-            f"'{weights.name}' holds {FAMILY_TITLES[weights.family]} weights and the model is {FAMILY_TITLES[family]}: "
+            f"'{shown(weights.name)}' holds {FAMILY_TITLES[weights.family]} weights and the model is {FAMILY_TITLES[family]}: "
             f"load {FAMILY_TITLES[weights.family]}, or choose the file made for this model."
         )
     tensors = _match(clone, weights, family)
@@ -90,7 +91,7 @@ def _match(model: ModelPatcher, weights: UNetWeights, family: Family) -> dict[st
     lost = [key for key, name in names.items() if name not in state_dict]
     if lost:
         raise ValueError(
-            f"'{weights.name}' has {len(lost)} of {len(names)} weights without a counterpart in this "
+            f"'{shown(weights.name)}' has {len(lost)} of {len(names)} weights without a counterpart in this "
             f"{FAMILY_TITLES[family]} model ({_some(lost)}): use the file made for this model."
         )
     matched = {name: weights.tensors[key] for key, name in names.items() if name is not None}
@@ -100,7 +101,7 @@ def _match(model: ModelPatcher, weights: UNetWeights, family: Family) -> dict[st
     if wrong:
         shapes = f"{tuple(matched[wrong[0]].shape)} where the model has {tuple(shapes_here[wrong[0]])}"
         raise ValueError(
-            f"'{weights.name}' has {len(wrong)} weights of another shape than this {FAMILY_TITLES[family]} model's "
+            f"'{shown(weights.name)}' has {len(wrong)} weights of another shape than this {FAMILY_TITLES[family]} model's "
             f"({_some(wrong)}: {shapes}): use the file made for this model."
         )
     return matched
@@ -112,7 +113,7 @@ def _decide(model: ModelPatcher, weights: UNetWeights, tensors: Mapping[str, Ten
     resemblance = compare((tensors[key], _unpatched(model, key)) for key in largest[:_SAMPLED])
     if resemblance.mode is None:
         raise ValueError(
-            f"'{weights.name}' may hold absolute weights or differences (cosine {resemblance.cosine:.2f} and norm ratio "
+            f"'{shown(weights.name)}' may hold absolute weights or differences (cosine {resemblance.cosine:.2f} and norm ratio "
             f"{resemblance.ratio:.2f} to the model's own): set unet_weights to replace or delta."
         )
     logger.info(
@@ -145,4 +146,4 @@ def _move_to_base(patches: list[tuple[Any, ...]]) -> None:
 
 
 def _some(keys: list[str]) -> str:
-    return ", ".join(f"'{key}'" for key in keys[:3]) + (", ..." if len(keys) > 3 else "")
+    return ", ".join(f"'{shown(key)}'" for key in keys[:3]) + (", ..." if len(keys) > 3 else "")

@@ -213,3 +213,43 @@ def test_other_errors_are_not_tried_again():
     with pytest.raises(ValueError, match="no"):
         one_by_one_when_short(make)(torch.rand(3, 4, 4, 3))
     assert seen == [3]
+
+
+def test_whatever_lies_in_the_folder_the_lists_and_stamps_are_made(place, monkeypatch):
+    from nextcontrol.nodes.hint_depth import Depth
+
+    tiny.save_depth_anything(place / "mine")
+    (place / "loop").symlink_to(place / "loop")
+    (place / "up").symlink_to(place)
+    for name, make in {
+        "deep": lambda path: path.write_text("[" * 100_000), "pipe": os.mkfifo, "folder": lambda path: path.mkdir(),
+        "gone": lambda path: path.symlink_to("nowhere"), "turns": lambda path: path.symlink_to(path),
+        "bytes": lambda path: path.write_bytes(b"\xff"),
+    }.items():  # fmt: skip
+        (place / name).mkdir()
+        make(place / name / "config.json")
+        assert isinstance(check_annotator(name, "depth"), str)
+        annotator_stamp(name)
+    assert list_annotators("depth")[0] == "mine"
+    assert "mine" in Depth.define_schema().inputs[2].options
+    (place / "mine" / "turns").symlink_to("turns")
+    before = annotator_stamp("mine")
+    assert before
+    scandir = os.scandir
+
+    def refusing(path):
+        if path == place / "mine":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert annotator_stamp("mine") != before
+    assert list_annotators("depth")[0] == "mine"
+
+
+def test_a_foreign_name_is_short_and_printable_in_the_sentence(place):
+    for name in ("x\ud800", "line\n" * 20_000, "../" * 9000, "\x00"):
+        said = check_annotator(name, "depth")
+        assert said.isprintable()
+        assert len(said) < 500
+        assert annotator_stamp(name) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -127,3 +128,70 @@ def test_a_package_that_is_missing_is_not_called_a_damaged_file(folders, monkeyp
     monkeypatch.setattr(transformers.AutoModelForDepthEstimation, "from_pretrained", needs_timm)
     with pytest.raises(ValueError, match="'depth' needs a package that is not installed: this network requires timm"):
         load_annotator(folders["depth"], "depth")
+
+
+def deep(path):
+    path.write_text("[" * 100_000)
+
+
+def sparse(path):
+    with path.open("wb") as file:
+        file.truncate(2 << 30)
+
+
+ODD_FILES = {
+    "deep": deep, "deep object": lambda path: path.write_text('{"a":' * 100_000), "sparse": sparse, "a pipe": os.mkfifo,
+    "a folder": lambda path: path.mkdir(), "a loop": lambda path: path.symlink_to(path),
+    "a list": lambda path: path.write_text("[]"),
+    "no UTF-8": lambda path: path.write_bytes(b'{"architectures": ["\xff\xfe"]}'), "empty": lambda path: path.write_text(""),
+    "a number of digits": lambda path: path.write_text('{"a": ' + "9" * 5000 + "}"), "cut": lambda path: path.write_text("{"),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("kind", ODD_FILES)
+def test_an_odd_file_in_the_place_of_a_small_one_is_one_sentence_and_not_waited_for(copy, file, kind):
+    (copy / file).unlink(missing_ok=True)
+    ODD_FILES[kind](copy / file)
+    assert task_of(copy) == (None if file == "config.json" else "depth")
+    expected = "is of a kind that is not known" if file == "config.json" else rf"cannot be read \({file}: .*\): download the"
+    with pytest.raises((ValueError, FileNotFoundError), match=rf"^'depth' ({expected}|has no config\.json: )") as caught:
+        load_annotator(copy, "depth")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("found", [7, "x", {"a": 1}, [7, None, "x\ud800\n" * 50_000]])
+def test_architectures_of_another_kind_are_no_task(copy, found):
+    (copy / "config.json").write_text(json.dumps({"architectures": found}))
+    assert task_of(copy) is None
+    with pytest.raises(ValueError, match=r"^'depth' is of a kind that is not known and one for depth estimation is needed"):
+        load_annotator(copy, "depth")
+
+
+def test_code_that_comes_in_a_folder_is_never_run(copy, monkeypatch):
+    import transformers
+
+    (copy / "evil.py").write_text("raise SystemExit('code of the folder has run')")
+    for file, classes in (
+        ("config.json", ("AutoConfig", "AutoModelForDepthEstimation")),
+        ("preprocessor_config.json", ("AutoImageProcessor",)),
+    ):
+        content = json.loads((copy / file).read_text())
+        content |= {"auto_map": dict.fromkeys(classes, "evil.Evil"), "model_type": "evil", "image_processor_type": "Evil"}
+        (copy / file).write_text(json.dumps(content))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # what transformers asks on a terminal
+    with pytest.raises(ValueError, match=r"^'depth' cannot be read \(.*\): download the whole model again\.$"):
+        load_annotator(copy, "depth")
+
+    said = {}
+    for loader in (transformers.AutoImageProcessor, transformers.AutoModelForDepthEstimation):
+        monkeypatch.setattr(
+            loader, "from_pretrained", lambda *_, name=loader.__name__, **options: said.update({name: options}) or (None, None)
+        )
+    with pytest.raises(TypeError):
+        load_annotator(copy, "depth")
+    assert {name: (options["trust_remote_code"], options["local_files_only"]) for name, options in said.items()} == {
+        "AutoImageProcessor": (False, True), "AutoModelForDepthEstimation": (False, True),
+    }  # fmt: skip
