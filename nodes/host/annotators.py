@@ -13,7 +13,6 @@ from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
-import folder_paths
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from ...models.catalogue import CATALOGUE, command_for
 from ...models.foreign import shown
 from ...preprocessors.annotator import CONFIG, TASKS, Annotator, check_task, load_annotator, task_of
 from ...preprocessors.canvas import hint_size
+from .folders import places_of
 from .hint_output import make_hints
 from .hints import check_image
 
@@ -197,7 +197,7 @@ def _stamp(folder: Path) -> object:
 
 def _folders() -> Iterator[tuple[str, Path]]:
     """Every folder with a config.json below the annotators' places, two levels deep, by its name with forward slashes."""
-    for place in map(Path, folder_paths.get_folder_paths(ANNOTATORS)):
+    for place in places_of(ANNOTATORS):
         near = _below(place)
         for folder in (*near, *(inner for outer in near for inner in _below(outer))):
             if os.path.lexists(folder / CONFIG):

@@ -14,7 +14,6 @@ from typing import BinaryIO
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from ...models.extract import PARTS, Extract, extract_part, to_dtype
 from ...models.foreign import shown
 from .controlnext_file import check_choice
 from .files import check_finite, read_file
-from .folders import CONTROL_FOLDERS, find_file
+from .folders import CONTROL_FOLDERS, find_file, first_place
 
 logger = logging.getLogger("nextcontrol")
 
@@ -71,7 +70,7 @@ def convert_file(file: str, part: str, dtype: str, name: str, condition: str = "
     extract = extract_part(tensors, file, part, condition.strip())
     relative = (chosen or _derived_name(file, extract, dtype)).with_suffix(f".{layout}")
     kind = "ctrlora" if extract.is_ctrlora else "controlnext"
-    target = Path(folder_paths.get_folder_paths(kind)[0]) / relative
+    target = first_place(kind) / relative
     title = f"models/{kind}/{relative}"
     taken = f"'{title}' is there already and files are never overwritten: choose another name."
     about = describe_file(extract.tensors, file, metadata, 0)

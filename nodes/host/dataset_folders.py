@@ -21,7 +21,7 @@ from ...training.mixed import MixedDataset, check_conditions
 from ...training.pairs import find_pairs, is_folder_of_pairs
 from ...training.raw_shards import find_shards
 from ...training.shard_index import CURE, has_index
-from .folders import DEMO
+from .folders import DEMO, places_of
 
 KIND = "nextcontrol_datasets"
 ABOUT = "nextcontrol.json"
@@ -34,8 +34,7 @@ UNWRITABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 def dataset_roots() -> list[Path]:
     """The places that may be read and written, input/ first."""
-    more = folder_paths.folder_names_and_paths.get(KIND, ([], set()))[0]
-    return [Path(folder_paths.get_input_directory()), *map(Path, more)]
+    return [Path(folder_paths.get_input_directory()), *places_of(KIND)]
 
 
 def check_folder_name(name: str, input_name: str) -> PurePosixPath:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import folder_paths
 import torch
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from ...training.method import Published
 from ...training.mixed import MixedDataset
 from ...training.pictures import UnreadablePictureError, from_pixels, read_picture, to_pixels
 from .convert import check_name
+from .folders import first_place
 
 logger = logging.getLogger("nextcontrol")
 
@@ -172,7 +172,7 @@ def files_for(name: str, kind: str = "ctrlora", suffixes: tuple[str, ...] = ("",
     relative: PurePosixPath | None = check_name(name)
     if relative is None:
         raise ValueError("name is empty: type one for the new file.")
-    files = TrainFiles(Path(folder_paths.get_folder_paths(kind)[0]) / relative, relative.as_posix(), suffixes)
+    files = TrainFiles(first_place(kind) / relative, relative.as_posix(), suffixes)
     for path in (*map(files.path, suffixes), files.folder):
         check_length(path, files.name)
     return files

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import comfy.sd
-import folder_paths
 
 from ...models.foreign import parse_json, shown
 from ...training.clips import ClipSettings
@@ -20,6 +19,7 @@ from ...training.settings import settings_from
 from ...training.team import Alone, Team, check_share
 from .ctrlora_load import load_base
 from .dataset_folders import open_dataset, open_datasets
+from .folders import full_path
 from .recipe_controlnet import ControlNetRecipe
 from .recipe_controlnext import ControlNeXtRecipe
 from .recipe_ctrlora import CtrLoRARecipe
@@ -203,14 +203,14 @@ def job_from_text(text: str, team: Team | None = None) -> TrainJob:
     """What a configuration file asks for, its models loaded and its folders looked through; see `train_from_text`."""
     job, team = read_job(text), team or Alone()
     check_share(job["training"].accumulation_steps, team.share.processes)
-    path = folder_paths.get_full_path("checkpoints", job["checkpoint"].replace("\\", "/"))
+    path = full_path("checkpoints", job["checkpoint"])
     if path is None:
         raise FileNotFoundError(f"'{shown(job['checkpoint'])}' is not in models/checkpoints: put it there.")
     settings, folders = job["dataset"], job["folders"]
     shards = job["shards"]
     dataset = open_datasets(folders, settings, shards) if folders else open_dataset(job["folder"], settings, shards)
     recipe = READERS[job["method"]].build(job)
-    loaded = comfy.sd.load_checkpoint_guess_config(path, output_vae=True, output_clip=True, output_clipvision=True)
+    loaded = comfy.sd.load_checkpoint_guess_config(str(path), output_vae=True, output_clip=True, output_clipvision=True)
     model, clip, vae, clip_vision = loaded
     if (clip is None and clip_vision is None) or vae is None or model is None:
         raise ValueError(f"'{shown(job['checkpoint'])}' is no full checkpoint: use one with UNet, CLIP and VAE.")

@@ -71,7 +71,7 @@ def test_a_read_only_folder_is_said_first(base_folder, pairs, models, monkeypatc
     """The tests may run as a user who may write everywhere; /proc takes files from nobody."""
     if not Path("/proc/self").is_dir():
         pytest.skip("no folder that is read-only for everybody")
-    monkeypatch.setattr(train_files.folder_paths, "get_folder_paths", lambda _kind: ["/proc/self"])
+    monkeypatch.setattr(train_files, "first_place", lambda _kind: Path("/proc/self"))
     refuse(base_folder, pairs, "x", "'x.safetensors' cannot be written", CannotWriteError)
 
 
