@@ -131,7 +131,7 @@ class MakePairs(io.ComfyNode):
             display_name="Make Pairs (Training Data)",
             category=TRAINING,
             description="Make a dataset from a folder of pictures: each gets a hint of the chosen type. Goes on where it was "
-            "stopped, and never writes over a file.",
+            "stopped, never writes over a file, and lists the pictures that it leaves out.",
             search_aliases=["dataset", "preprocess", "batch", "training data", "train controlnet", "train lora", "captions"],
             advanced=["options", "annotator"],
             inputs=[
@@ -179,7 +179,7 @@ class MakePairs(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output(display_name="folder", tooltip="The dataset's folder, for Pair Dataset."),
-                io.String.Output(display_name="report", tooltip="How many pairs were made, and what was left out."),
+                io.String.Output(display_name="report", tooltip="How many pairs were made, and what was left out and why."),
             ],
             is_output_node=True,
         )
@@ -228,8 +228,9 @@ class CheckPairs(io.ComfyNode):
             node_id="NextControlCheckPairs",
             display_name="Check Pairs",
             category=TRAINING,
-            description="Look through a dataset before training: orphans, unreadable or blank hints, inverted polarity, shapes "
-            "that differ, duplicates, captions. The report appears on the node, with a contact sheet.",
+            description="Look through a dataset before training: orphans, unreadable or blank pictures, inverted polarity, "
+            "shapes that differ, depths that are scaled, duplicates, captions. The report appears on the node, with a contact "
+            "sheet.",
             search_aliases=["dataset", "doctor", "validate", "contact sheet", "training data"],
             inputs=[
                 PAIR_DATASET.Input("dataset", tooltip="From Pair Dataset."),
