@@ -144,5 +144,5 @@ def _read(path: Path) -> np.ndarray:
     import numpy as np
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(path, formats=("WEBP",)) as image:
         return np.asarray(image.convert("RGBa").resize((SIDE, SIDE), Image.Resampling.LANCZOS).convert("RGBA"))

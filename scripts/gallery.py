@@ -120,12 +120,9 @@ def hints_of(frames: Any) -> Iterator[tuple[str, Any]]:
 
 def read(path: Path) -> Any:
     """(1, H, W, 3) in [0, 1]."""
-    import numpy as np
-    import torch
-    from PIL import Image
+    from nextcontrol.training.pictures import read_picture, to_pixels
 
-    with Image.open(path) as file:
-        return torch.from_numpy(np.asarray(file.convert("RGB")).copy())[None].float() / 255
+    return to_pixels(read_picture(path, path.name)).movedim(1, -1).contiguous()  # BCHW -> BHWC
 
 
 def sheet(tiles: list[tuple[str, Any]]) -> Image:

@@ -15,7 +15,8 @@ from .cache import TensorCache, digest_of, file_digest
 from .dataset import DatasetSettings, PairDataset, usable_pairs
 from .method import HintForm
 from .pairs import PackedPair, Pair
-from .pictures import Size, UnreadablePictureError, fit_picture, read_picture, to_pixels
+from .picture_files import UnreadablePictureError
+from .pictures import Size, fit_picture, read_picture, to_pixels
 
 logger = logging.getLogger("nextcontrol")
 

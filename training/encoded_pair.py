@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
@@ -21,7 +20,8 @@ from .dataset import DatasetSettings, bucket_for
 from .encode import PictureEncoder, TextEncoder, pixels_of, sampled
 from .method import HintForm
 from .pairs import PackedPair, Pair
-from .pictures import Size
+from .picture_files import PictureBytes
+from .pictures import Size, read_picture, to_pixels
 from .tar_files import Sample
 
 SIDES = ("", "mirrored.")
@@ -99,7 +99,7 @@ class EncodedPair:
     def hint(self, side: int, generator: torch.Generator | None = None) -> Tensor:
         """See `KeptPair.hint`."""
         if png := self._sample.get(f"{SIDES[side]}hint.png"):
-            return _from_png(png)
+            return _from_png(png, self.name)
         return sampled(self._posterior(side, "hint"), self._scale, generator)
 
     def text(self, is_dropped: bool) -> dict[str, Tensor]:
@@ -122,8 +122,5 @@ def _to_png(pixels: Tensor) -> bytes:
     return stream.getvalue()
 
 
-def _from_png(data: bytes) -> Tensor:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).movedim(-1, 0).float() / 255  # HWC -> CHW
+def _from_png(data: bytes, name: str) -> Tensor:
+    return to_pixels(read_picture(PictureBytes(name, data), name))[0]

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-from collections import Counter
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL.Image import Image
 from torch import Tensor
 
+from ..models.foreign import first_line, parse_json, read_small_json, shown
 from ..preprocessors.canvas import hint_size
-from .durable import whole_file, write_text
-from .inside import check_inside
-from .pairs import pictures_in
-from .pictures import UnreadablePictureError, fit_picture, from_pixels, read_picture, to_pixels
+from .durable import CannotWriteError, whole_file, write_text, writing
+from .inside import check_inside, open_real, own_place
+from .pair_names import name_pairs
+from .picture_files import EXTENSIONS, NOT_READ, UnreadablePictureError
+from .pictures import fit_picture, from_pixels, read_picture, to_pixels
 
 ROWS = "prompt.json"
 ABOUT = "nextcontrol.json"
 CAPTIONS = ("beside", "file_name", "none")
+PICTURE = "picture"
+"""Key of a row: the path of the picture that the pair was made of."""
+LONGEST_REASON = 300
+_OF_ITS_NAME = frozenset(
+    {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+)
+"""Why a file cannot be written that has to do with its own name: the next one may well be."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +47,21 @@ class MakeSettings:
     """Name: "beside" reads the .txt of a picture, "file_name" takes its name, "none" leaves it empty."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class MakeReport:
-    """What was done."""
+    """What was done; the three add up to all pictures that were found."""
 
-    made: int
-    kept: int
+    made: int = 0
+    kept: int = 0
     """Pairs that were there."""
-    unreadable: tuple[str, ...]
+    left_out: list[str] = field(default_factory=list)
+    """A sentence for each."""
 
     def text(self) -> str:
         """Some lines."""
         lines = [f"{self.made} pairs made, {self.kept} were there already."]
-        if self.unreadable:
-            lines += [f"{len(self.unreadable)} pictures left out:", *self.unreadable]
+        if self.left_out:
+            lines += [f"{len(self.left_out)} pictures left out:", *self.left_out]
         return "\n".join(lines)
 
 
@@ -74,80 +85,154 @@ def make_pairs(
         target: Folder of the dataset.
         roots: See `check_inside`.
         settings: Written into the folder.
-        make_hint: Maps (1, H, W, 3) in [0, 1] and a seed to a hint of the same size.
+        make_hint: Maps (1, H, W, 3) in [0, 1] and a seed to a hint of the same size. A ValueError of it is one picture's.
         on_item: Called after each picture with how many are done, and of how many; may raise.
 
     Returns:
         What was done.
 
     Raises:
-        ValueError: There are no pictures, the two folders lie in each other, or the dataset was made with other settings.
-        OSError: The disk is full.
+        ValueError: There are no pictures, the two folders lie in each other, the dataset was made with other settings, or its
+            files are damaged or links.
+        CannotWriteError: The disk is full or not writable.
     """
     if pictures.resolve().is_relative_to(target.resolve()) or target.resolve().is_relative_to(pictures.resolve()):
         raise ValueError(
             f"'{target.name}' and '{pictures.name}' lie in each other: choose a dataset folder beside the pictures."
         )
-    found = list(pictures_in(pictures))
+    report = MakeReport()
+    found = _find(pictures, report.left_out)
     if not found:
-        raise ValueError(f"'{pictures.name}' holds no pictures: it needs .png, .jpg, .webp, .bmp or .tif files.")
+        first = f"; {report.left_out[0]}" if report.left_out else ": it needs .png, .jpg, .webp, .bmp, .tif or .avif files."
+        raise ValueError(f"'{shown(pictures.name)}' holds no pictures that can be read{first}")
+    for place in (ROWS, "source/x", "target/x"):
+        own_place(target, place)
     _check_same(target, settings)
-    names = _names(found, pictures)
-    rows = target / ROWS
-    known = _targets_in(rows)
-    made, unreadable = 0, []
-    for done, path in enumerate(found, 1):
-        name = names[path]
+    rows = _read_rows(own_place(target, ROWS))
+    recorded = {picture: name for name, picture in rows.items() if picture}
+    names = name_pairs(list(found), recorded, rows.keys() - recorded.values())
+    maker = _Maker(target, roots, settings, make_hint)
+    for done, (picture, path) in enumerate(found.items(), 1):
         try:
-            if _make_one(check_inside(path, roots, name), name, target, roots, settings, make_hint) or name not in known:
-                made += 1
+            is_new = maker.make(path, picture, names[picture], is_listed=names[picture] in rows)
+            report.made += is_new
+            report.kept += not is_new
         except UnreadablePictureError as error:
-            unreadable.append(str(error))
-            continue
-        if name not in known:
-            row = {"source": f"source/{name}.png", "target": f"target/{name}.png", "prompt": _caption(path, settings.captions)}
-            with rows.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            report.left_out.append(error.plain)
+        except (ValueError, ArithmeticError, IndexError) as error:
+            report.left_out.append(f"'{shown(names[picture])}': {first_line(error, LONGEST_REASON)}")
         on_item(done, len(found))
-    return MakeReport(made, len(found) - made - len(unreadable), tuple(unreadable))
+    return report
 
 
-def _make_one(
-    path: Path,
-    name: str,
-    folder: Path,
-    roots: Sequence[Path],
-    settings: MakeSettings,
-    make_hint: Callable[[Tensor, int], Tensor],
-) -> bool:
-    """Make what is missing of a pair; whether anything was."""
-    target, hint = folder / "target" / f"{name}.png", folder / "source" / f"{name}.png"
-    for place in (target, hint):
-        check_inside(place, roots, name)
-    if target.exists() and hint.exists():
+def _find(folder: Path, left_out: list[str]) -> dict[str, Path]:
+    """Find the pictures below a folder; what is hidden is none of the user's.
+
+    Args:
+        folder: Looked through with its sub-folders.
+        left_out: Gets a sentence for each picture and folder that cannot be read for what it is.
+
+    Returns:
+        By their paths in it, in order.
+    """
+    found: dict[str, Path] = {}
+
+    def fail(error: OSError) -> None:
+        name = Path(error.filename).relative_to(folder).as_posix()
+        left_out.append(f"The folder '{shown(name)}' cannot be read ({shown(error.strerror)}): make it readable.")
+
+    for place, folders, files in os.walk(folder, onerror=fail):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in [*folders, *sorted(files)]:
+            path = Path(place, name)
+            relative, ending = path.relative_to(folder).as_posix(), path.suffix.lower()
+            if name in folders:
+                if path.is_symlink():
+                    left_out.append(f"'{shown(relative)}' is a link to a folder: put the folder itself in its place.")
+            elif name.startswith("."):
+                continue
+            elif ending in NOT_READ:
+                left_out.append(f"'{shown(relative)}' is not read, for it is a {ending} file: save it as PNG, JPEG or WEBP.")
+            elif ending in EXTENSIONS and not _is_text(relative):
+                left_out.append(f"'{shown(relative)}' has a name that is not UTF-8: rename it.")
+            elif ending in EXTENSIONS:
+                found[relative] = path
+    return {relative: found[relative] for relative in sorted(found, key=lambda relative: found[relative])}
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written into a file; the system gives bytes that are no text as halves of surrogate pairs."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
         return False
-    if target.exists():
-        picture = read_picture(target, name)
-    else:
-        picture = read_picture(path, name)
-        height, width = hint_size(picture.height, picture.width, settings.resolution)
-        picture = fit_picture(picture, (width, height), is_hint=False)
-        _save(picture, target)
-    pixels = to_pixels(picture).movedim(1, -1)  # BCHW -> BHWC
-    _save(from_pixels(make_hint(pixels, seed_of(name))[0].movedim(-1, 0)), hint)
     return True
+
+
+@dataclass(frozen=True, eq=False)
+class _Maker:
+    folder: Path
+    roots: Sequence[Path]
+    settings: MakeSettings
+    make_hint: Callable[[Tensor, int], Tensor]
+
+    def make(self, path: Path, picture: str, name: str, is_listed: bool) -> bool:
+        """Make what is missing of a pair, and list it.
+
+        Args:
+            path: Of the picture.
+            picture: The same, in its folder.
+            name: Of the pair.
+            is_listed: Whether it has its row.
+
+        Returns:
+            Whether anything was missing.
+
+        Raises:
+            ValueError: It cannot be made; others may be.
+            CannotWriteError: Nor can others.
+        """
+        real = check_inside(path, self.roots, picture)
+        row = {"source": f"source/{name}.png", "target": f"target/{name}.png", "prompt": "", PICTURE: picture}
+        if not is_listed:
+            row["prompt"] = _caption(path, self.settings.captions)
+        try:
+            is_new = self._draw(real, name, own_place(self.folder, row["target"]), own_place(self.folder, row["source"]))
+        except CannotWriteError as error:
+            cause = error.__cause__
+            if not isinstance(cause, OSError) or cause.errno not in _OF_ITS_NAME:
+                raise
+            raise ValueError(f"it cannot be written ({shown(cause.strerror)}): give it another, shorter name.") from error
+        if not is_listed:
+            with writing(ROWS), own_place(self.folder, ROWS).open("ab") as stream:
+                stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        return is_new or not is_listed
+
+    def _draw(self, path: Path, name: str, target: Path, hint: Path) -> bool:
+        has_target = _is_there(target)
+        if has_target and _is_there(hint):
+            return False
+        picture = read_picture(target if has_target else path, name)
+        if not has_target:
+            height, width = hint_size(picture.height, picture.width, self.settings.resolution)
+            picture = fit_picture(picture, (width, height), is_hint=False)
+        drawn = self.make_hint(to_pixels(picture).movedim(1, -1), seed_of(name))[0].movedim(-1, 0)  # BCHW -> BHWC -> CHW
+        if not has_target:
+            _save(picture, target)
+        _save(from_pixels(drawn), hint)
+        return True
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # its folder may not be looked into; writing there says so
+        return False
 
 
 def _save(picture: Image, path: Path) -> None:
     with whole_file(path) as temporary:
         picture.save(temporary, "PNG")
-
-
-def _names(found: Sequence[Path], folder: Path) -> dict[Path, str]:
-    """Names without extension; with it where two pictures differ in nothing else."""
-    stems = {path: path.relative_to(folder).with_suffix("").as_posix() for path in found}
-    counts = Counter(stems.values())
-    return {path: stem if counts[stem] == 1 else f"{stem}_{path.suffix[1:].lower()}" for path, stem in stems.items()}
 
 
 def _caption(path: Path, captions: str) -> str:
@@ -159,26 +244,67 @@ def _caption(path: Path, captions: str) -> str:
     return " ".join(text.read_text(encoding="utf-8", errors="replace").split())
 
 
-def _targets_in(rows: Path) -> set[str]:
-    """Names in prompt.json; a last line that a kill cut short is taken off."""
-    if not rows.is_file():
-        return set()
-    text = rows.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        write_text(rows, whole)
-    targets = (json.loads(line)["target"] for line in whole.splitlines() if line.strip())
-    return {target.removeprefix("target/").removesuffix(".png") for target in targets}
+def _read_rows(place: Path) -> dict[str, str]:
+    """Read the rows of earlier runs: name of the pair to the picture it was made of, empty where that was not written down.
+
+    A last line that a kill cut short is taken off.
+
+    Args:
+        place: Of the file, which need not be there.
+
+    Returns:
+        Empty if it is not.
+
+    Raises:
+        ValueError: A line is damaged.
+    """
+    if not place.exists():
+        return {}
+    with open_real(place, ROWS) as stream:
+        data = stream.read()
+    lines = data.split(b"\n")
+    if tail := lines.pop():
+        whole = data[: -len(tail)]
+        with whole_file(place) as temporary:
+            temporary.write_bytes(data + b"\n" if _is_row(tail) else whole)
+        lines += [tail] if _is_row(tail) else []
+    rows = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                row = parse_json(line)
+                rows[row["target"].removeprefix("target/").removesuffix(".png")] = str(row.get(PICTURE) or "")
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                raise ValueError(
+                    f"Line {number} of '{ROWS}' in '{shown(place.parent.name)}' is no row of a pair ({first_line(error)}): "
+                    "mend it, or delete the line, and the pair is listed again."
+                ) from error
+    return rows
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return isinstance(parse_json(line), dict)
+    except ValueError:
+        return False
 
 
 def _check_same(folder: Path, settings: MakeSettings) -> None:
     own = {"hint_type": settings.hint_type, "options": settings.options, "resolution": settings.resolution}
-    about = folder / ABOUT
-    if about.is_file():
-        there = json.loads(about.read_text(encoding="utf-8"))
-        different = [f"{key} was {there.get(key)} and is {value}" for key, value in own.items() if there.get(key) != value]
+    about = own_place(folder, ABOUT)
+    if about.exists():
+        try:
+            there = read_small_json(about)
+            different = [f"{key} was {there.get(key)} and is {value}" for key, value in own.items() if there.get(key) != value]
+        except (OSError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"'{ABOUT}' in '{shown(folder.name)}' cannot be read ({first_line(error)}): choose another folder."
+            ) from error
         if different:
-            raise ValueError(f"'{folder.name}' was made with other settings ({'; '.join(different)}): choose another folder.")
+            raise ValueError(
+                f"'{shown(folder.name)}' was made with other settings ({shown('; '.join(different), LONGEST_REASON)}): choose "
+                "another folder."
+            )
     elif folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"'{folder.name}' is there already and was not made here: choose another folder.")
     else:

@@ -16,9 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .inside import check_inside
-from .pictures import PictureBytes
+from .picture_files import EXTENSIONS, PictureBytes
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 HINT_FOLDERS = ("source", "hint", "hints", "conditioning", "conditioning_images", "control", "controls")
 TARGET_FOLDERS = ("target", "targets", "image", "images")
 ROW_FILES = ("metadata.jsonl", "prompt.json")

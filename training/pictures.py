@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .picture_depth import depth_of, in_rgb
+from .picture_files import PictureBytes, opened
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,64 +19,57 @@ SIDE_MULTIPLE = 64
 """Sides of a bucket, so that every UNet level divides evenly."""
 SLIMMEST = 0.5
 """Smallest ratio of sides of a bucket."""
-_ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # EXIF
+_WIDTH, _HEIGHT, _ORIENTATION, _QUARTER_TURNS = 256, 257, 274, (5, 6, 7, 8)  # TIFF, EXIF
+_TURNS = dict(
+    enumerate(("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"), 2)
+)
+"""Orientation to what makes it upright."""
+_ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
+ONE_FRAME = "animated, only its first frame is read"
 Size = tuple[int, int]
 """(width, height) in pixels, as in PIL."""
 
 
-class PictureBytes(BytesIO):
-    """A picture's file in memory, under the name that it has where it comes from."""
-
-    def __init__(self, name: str, data: bytes) -> None:
-        super().__init__(data)
-        self.name = name
-
-
-class UnreadablePictureError(ValueError):
-    """A file is no picture, or a damaged one."""
-
-
 def read_size(path: Path | PictureBytes, name: str) -> Size:
     """Width and height as the picture is seen, from the file's header; `name` is for the error."""
-    from PIL import Image
-
-    with _reading(name), Image.open(path) as picture:
-        turned = picture.getexif().get(_ORIENTATION, 1) in _QUARTER_TURNS
-        return (picture.height, picture.width) if turned else picture.size
+    with opened(path, name) as picture:
+        tags = getattr(picture, "tag_v2", None)  # of a TIFF; some versions of the library turn its size, others do not
+        width, height = (tags[_WIDTH], tags[_HEIGHT]) if tags else picture.size
+        return (height, width) if picture.getexif().get(_ORIENTATION, 1) in _QUARTER_TURNS else (width, height)
 
 
 def read_picture(path: Path | PictureBytes, name: str) -> Image:
-    """A picture in RGB, upright; what is transparent becomes white, as in the reference.
+    """See `read_with_remarks`."""
+    return read_with_remarks(path, name)[0]
+
+
+def read_with_remarks(path: Path | PictureBytes, name: str) -> tuple[Image, list[str]]:
+    """A picture in RGB, upright; what is transparent becomes white, as in the reference. Of several frames it is the first.
 
     Args:
         path: Of the file, or the file.
         name: For the error.
 
     Returns:
-        Decoded to the last pixel.
+        The picture, decoded to the last pixel, and what was done to it that the eye should see.
+
+    Raises:
+        UnreadablePictureError: See `opened`, or its numbers do not say what white is.
 
     Source: xyfJASON/ctrlora@b4422b4 annotator/util.py, `HWC3`.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    with _reading(name), Image.open(path) as opened:
-        picture = ImageOps.exif_transpose(opened)
-        if picture.mode not in {"RGB", "L"}:
-            layer = picture.convert("RGBA")
-            picture = Image.new("RGBA", layer.size, "white")
-            picture.alpha_composite(layer)
-        return picture.convert("RGB")
-
-
-@contextmanager
-def _reading(name: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # whatever a foreign file breaks in its reader, the cure is the same
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:100]
-        raise UnreadablePictureError(
-            f"'{name}' is no readable picture ({reason}): replace it, or set bad_pairs to skip."
-        ) from error
+    with opened(path, name) as picture:
+        depth = depth_of(picture, name)
+        is_animated = picture.format in _ANIMATED and getattr(picture, "is_animated", False)
+        picture.load()
+        orientation = picture.getexif().get(_ORIENTATION, 1)
+        upright = in_rgb(picture, depth, name)
+    if orientation in _TURNS:
+        upright = upright.transpose(Image.Transpose[_TURNS[orientation]])
+    remarks = [depth.remark] if depth.remark else []
+    return upright, [*remarks, ONE_FRAME] if is_animated else remarks
 
 
 def bucket_of(size: Size, resolution: int, has_buckets: bool) -> Size:

@@ -10,7 +10,7 @@ import comfy.model_management
 import comfy.utils
 from torch import Tensor
 
-from ...models.foreign import parse_json, shown
+from ...models.foreign import first_line, parse_json, shown
 from ...preprocessors.annotator import TASKS, Annotator
 from ...preprocessors.table import PREPROCESSORS, options_of
 from ...training.make_pairs import MakeSettings, make_pairs
@@ -81,6 +81,8 @@ def hint_maker(hint_type: str, options: Mapping[str, object], annotator: str) ->
         FileNotFoundError: What the type needs is not there; the message says how to get it.
         ImportError: It needs controlnet-aux, which is not installed.
     """
+    import cv2
+
     row = PREPROCESSORS[hint_type]
     networks = [open_network(row.task, annotator)] if row.task else []
     more = {argument: open_network(task) for argument, task in row.annotators.items()}
@@ -89,7 +91,12 @@ def hint_maker(hint_type: str, options: Mapping[str, object], annotator: str) ->
     def make(frames: Tensor, seed: int) -> Tensor:
         seeds = {"seed": seed} if row.is_random else {}
         hints = {argument: draw(frames, seed) for argument, draw in drawings.items()}
-        return row.make(frames, 0, *networks, **more, **hints, **options, **seeds)
+        try:
+            return row.make(frames, 0, *networks, **more, **hints, **options, **seeds)
+        except cv2.error as error:
+            if error.code == cv2.Error.StsNoMem:
+                raise MemoryError from error
+            raise ValueError(f"{hint_type} cannot be drawn of it ({first_line(error)}).") from error
 
     return make
 

@@ -21,7 +21,8 @@ from ...training.durable import PART, CannotWriteError, check_length, left_overs
 from ...training.lock import RunLock
 from ...training.method import Published
 from ...training.mixed import MixedDataset
-from ...training.pictures import UnreadablePictureError, from_pixels, read_picture, to_pixels
+from ...training.picture_files import UnreadablePictureError
+from ...training.pictures import from_pixels, read_picture, to_pixels
 from .convert import check_name
 from .folders import first_place
 
