@@ -80,20 +80,24 @@ def write_encoded(folder: Path, count: int, per_shard: int, context: tuple[int, 
     Returns:
         Bytes of them all.
     """
+    from nextcontrol.training.encoded_pair import Checksum
     from nextcontrol.training.shard_index import Entry, ShardIndex
     from nextcontrol.training.tar_files import write_samples
 
     entries = []
     for number, start in enumerate(range(0, count, per_shard)):
         name = f"shard-{number:06d}.tar"
-        written = write_samples(folder / name, _random_samples(start, min(count, start + per_shard), context))
-        entries.append(Entry(name, "", written.count, written.size, written.digest))
+        checksum = Checksum()
+        samples = checksum.of(_random_samples(start, min(count, start + per_shard), context), name)
+        written = write_samples(folder / name, samples)
+        entries.append(Entry(name, "", written.count, written.size, written.digest, checksum=str(checksum)))
     ShardIndex({}, tuple(entries)).write(folder)
     return sum(entry.size for entry in entries)
 
 
 def _random_samples(start: int, end: int, context: tuple[int, int]) -> Iterator[dict[str, Any]]:
     import torch
+    from nextcontrol.training.encoded_pair import seal
     from safetensors.torch import save
 
     generator = torch.Generator().manual_seed(start)
@@ -104,7 +108,7 @@ def _random_samples(start: int, end: int, context: tuple[int, int]) -> Iterator[
         tensors = dict(zip(parts, own, strict=True)) | {"text.context": text}
         about = {"name": f"{number:07d}", "caption": f"pair {number}"}
         kept = save({name: tensor.clone() for name, tensor in tensors.items()})
-        yield {"__key__": f"{number:08d}", "safetensors": kept, "json": json.dumps(about).encode()}
+        yield seal({"__key__": f"{number:08d}", "safetensors": kept, "json": json.dumps(about).encode()})
 
 
 def sizes(rounds: int) -> Iterator[str]:
@@ -113,7 +117,7 @@ def sizes(rounds: int) -> Iterator[str]:
     Yields:
         Lines of the table. Latents and text are random, the picture of the hint is a canny drawing of a photograph.
     """
-    from nextcontrol.training.encoded_pair import EncodedPair
+    from nextcontrol.training.encoded_pair import EncodedPair, checked
     from nextcontrol.training.tar_files import read_samples, write_samples
 
     with tempfile.TemporaryDirectory() as folder:
@@ -125,6 +129,8 @@ def sizes(rounds: int) -> Iterator[str]:
                     start = time.process_time()
                     for _ in range(rounds):
                         for sample in read_samples(path):
+                            assert not isinstance(sample, ValueError)
+                            checked(sample, path.name)
                             EncodedPair(sample, 1.0, 1, {}).hint(0)
                     rate = rounds * count / (time.process_time() - start)
                     title = f"{precision}, hint as {form}, {'with' if has_text else 'without'} text"
@@ -133,7 +139,7 @@ def sizes(rounds: int) -> Iterator[str]:
 
 def _full_samples(count: int, precision: str, form: str, has_text: bool) -> Iterator[dict[str, Any]]:
     import torch
-    from nextcontrol.training.encoded_pair import TYPES
+    from nextcontrol.training.encoded_pair import TYPES, seal
     from safetensors.torch import save
 
     generator = torch.Generator().manual_seed(0)
@@ -147,7 +153,7 @@ def _full_samples(count: int, precision: str, form: str, has_text: bool) -> Iter
         about = {"name": f"{number:07d}.png", "caption": "a photograph of a woman in front of a flag, smiling at the camera"}
         kept = save({name: tensor.to(TYPES[precision]) for name, tensor in tensors.items()})
         sample = {"__key__": f"{number:08d}", "safetensors": kept, "json": json.dumps(about).encode()}
-        yield sample if form == "latent" else sample | {"hint.png": hint}
+        yield seal(sample if form == "latent" else sample | {"hint.png": hint})
 
 
 def _drawing() -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from .cache import digest_of
 from .dataset import DatasetSettings, PairDataset
 from .pairs import PackedPair, Pair
 from .raw_shards import read_pairs
+from .shard_index import file_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,23 +23,26 @@ class Chunk:
     """Pairs in files of their own,"""
     packed: Path | None = None
     """or the tar shard that they lie in."""
+    roots: tuple[Path, ...] = ()
+    """Folders that this may be a link to; its own if there are none."""
 
     def source(self) -> str:
         """Names the files that the pairs are of, by names and sizes: their content would take as long as encoding."""
         if self.packed is not None:
-            return digest_of(self.packed.name, self.packed.stat().st_size)
+            return digest_of(self.packed.name, _size(self.packed))
         return digest_of([(pair.name, pair.caption, _size(pair.target), _size(pair.hint)) for pair in self.group])
 
     def pairs(self) -> Iterable[Pair | PackedPair | ValueError]:
         """Read the pairs; an error in the place of a sample that is none."""
-        return self.group if self.packed is None else read_pairs(self.packed)
+        return self.group if self.packed is None else read_pairs(self.packed, self.roots)
 
 
-def chunks_of(dataset: PairDataset) -> list[Chunk]:
+def chunks_of(dataset: PairDataset, roots: Sequence[Path] = ()) -> list[Chunk]:
     """The encoded shards that a dataset makes.
 
     Args:
         dataset: With `shards`: a folder of pairs is cut into pieces, a folder of tar shards is in pieces already.
+        roots: Folders that its tar shards may be links to; their own if there are none.
 
     Returns:
         In order.
@@ -49,10 +53,10 @@ def chunks_of(dataset: PairDataset) -> list[Chunk]:
     check_settings(dataset.settings)
     assert dataset.shards is not None
     if dataset.packed:
-        return [Chunk(_file_name(number), packed=path) for number, path in enumerate(dataset.packed)]
+        return [Chunk(file_name(number), packed=path, roots=tuple(roots)) for number, path in enumerate(dataset.packed)]
     size = dataset.shards.pairs_per_shard
     starts = range(0, len(dataset.pairs), size)
-    return [Chunk(_file_name(number), dataset.pairs[start : start + size]) for number, start in enumerate(starts)]
+    return [Chunk(file_name(number), dataset.pairs[start : start + size]) for number, start in enumerate(starts)]
 
 
 def check_settings(settings: DatasetSettings) -> None:
@@ -72,9 +76,9 @@ def check_settings(settings: DatasetSettings) -> None:
         raise ValueError(f"With shards {'; '.join(problems)}.")
 
 
-def _file_name(number: int) -> str:
-    return f"shard-{number:06d}.tar"
-
-
 def _size(path: Path) -> int:
-    return path.stat().st_size
+    """Bytes; of a file that is gone -1, and whoever reads it says so."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

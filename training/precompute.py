@@ -5,17 +5,19 @@ Beside each finished shard lies a .json of the same name; when all are there, th
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ..models.foreign import SMALL_FILE, shown
 from .chunks import Chunk
-from .encoded_pair import PairEncoder
-from .shard_index import ANEW, INDEX, Entry, ShardIndex, differences, has_index, write_json
-from .tar_files import DamagedShardError, Sample, Written, write_samples
+from .durable import writing
+from .encoded_pair import Checksum, PairEncoder
+from .inside import own_place
+from .shard_index import ANEW, INDEX, Entry, ShardIndex, differences, load_index, made_from_of, read_json, write_json
+from .tar_files import DamagedShardError, Sample, Written, remove_left_overs, write_samples
 
 logger = logging.getLogger("nextcontrol")
 
@@ -76,7 +78,10 @@ def precompute(
 
     Raises:
         ValueError: The folder has shards of another encoder or other settings, or a pair cannot be used.
+        CannotWriteError: The disk is full, or the folder cannot be written to.
     """
+    with writing(folder.name):
+        remove_left_overs(folder)
     run = _Run(folder, encoder, made_from(encoder))
     run.check()
     own = chunks[part.number :: part.parts]
@@ -84,7 +89,8 @@ def precompute(
     for place, chunk in enumerate(own, 1):
         if run.finished(chunk, chunk.source()) is not None:
             continue
-        (folder / INDEX).unlink(missing_ok=True)
+        with writing(INDEX):
+            (folder / INDEX).unlink(missing_ok=True)
 
         def count(place: int = place) -> None:
             nonlocal pairs
@@ -95,8 +101,9 @@ def precompute(
         encoded += 1
     entries = [run.finished(chunk) for chunk in chunks]
     done = [entry for entry in entries if entry is not None]
-    if len(done) == len(chunks) and (encoded or not has_index(folder)):
-        ShardIndex(run.made_from, tuple(done)).write(folder)
+    index = ShardIndex(run.made_from, tuple(done))
+    if len(done) == len(chunks) and not _is_written(index, folder):
+        index.write(folder)
     return Progress(encoded, len(own) - encoded, len(chunks) - len(done))
 
 
@@ -110,15 +117,16 @@ class _Run:
         """Refuse to mix shards of two encoders in one folder."""
         for path in sorted(self.folder.glob("shard-*.json")):
             about = _read_about(path)
-            problems = differences(about["made_from"], self.made_from) if about else []
+            problems = differences(about.made_from, self.made_from) if about else []
             if problems:
-                raise ValueError(f"'{self.folder.name}' has encoded shards of other settings: {'; '.join(problems)}. {ANEW}")
+                name = shown(self.folder.name)
+                raise ValueError(f"'{name}' has encoded shards of other settings: {'; '.join(problems)}. {ANEW}")
 
     def finished(self, chunk: Chunk, source: str | None = None) -> Entry | None:
         """What is known of a shard, if it is finished and, where that is given, of the same files."""
         about = _read_about(self._about(chunk))
-        entry = Entry(**about["entry"]) if about else None
-        if entry is None or not entry.is_in(self.folder):
+        entry = about.entry if about else None
+        if entry is None or entry.file != chunk.file or entry.state_in(self.folder):
             return None
         if entry.left_out and self.encoder.settings.bad_pairs == "refuse":
             return None
@@ -129,16 +137,21 @@ class _Run:
 
     def encode(self, chunk: Chunk, on_pair: Callable[[], None]) -> None:
         """Write a shard, and then what is known of it."""
-        self._about(chunk).unlink(missing_ok=True)
+        place = own_place(self.folder, chunk.file)
+        with writing(chunk.file):
+            self._about(chunk).unlink(missing_ok=True)
         source, left_out = chunk.source(), _LeftOut(self.encoder.settings.bad_pairs == "skip")
+        checksum = Checksum()
         try:
-            written = write_samples(self.folder / chunk.file, self._samples(chunk, left_out, on_pair))
+            written = write_samples(place, checksum.of(self._samples(chunk, left_out, on_pair), chunk.file))
         except DamagedShardError as error:
             left_out.add(error)
-            written = Written(0, 0, "")
-            (self.folder / chunk.file).unlink(missing_ok=True)
-        entry = Entry(chunk.file, source, written.count, written.size, written.digest, left_out.count)
-        write_json(self._about(chunk), {"made_from": dict(self.made_from), "entry": asdict(entry)})
+            written, checksum = Written(0, 0, ""), Checksum()
+            with writing(chunk.file):
+                place.unlink(missing_ok=True)
+        entry = Entry(chunk.file, source, written.count, written.size, written.digest, left_out.count, str(checksum))
+        if written.is_at(place):
+            write_json(self.folder, self._about(chunk).name, {"made_from": dict(self.made_from), "entry": asdict(entry)})
 
     def _samples(self, chunk: Chunk, left_out: _LeftOut, on_pair: Callable[[], None]) -> Iterator[Sample]:
         for number, pair in enumerate(chunk.pairs()):
@@ -173,10 +186,22 @@ class _LeftOut:
         self.count += 1
 
 
-def _read_about(path: Path) -> dict[str, dict] | None:
+class _About(NamedTuple):
+    made_from: Mapping[str, str]
+    entry: Entry
+
+
+def _read_about(path: Path) -> _About | None:
     """What `_Run.encode` wrote, or None if it is not there or damaged."""
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        about = read_json(path, largest=SMALL_FILE)
+        return _About(made_from_of(about), Entry.from_row(about["entry"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return about if isinstance(about, dict) and {"made_from", "entry"} <= about.keys() else None
+
+
+def _is_written(index: ShardIndex, folder: Path) -> bool:
+    try:
+        return load_index(folder) == index
+    except ValueError:
+        return False

@@ -12,9 +12,13 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..models.foreign import shown
 from .pairs import CAPTION_KEYS, EXTENSIONS, HINT_FOLDERS, TARGET_FOLDERS, PackedPair
 from .pictures import PictureBytes
 from .tar_files import DamagedShardError, Sample, read_samples
+
+LONGEST_KEY = 255
+"""Signs of a sample's key in the name of its pair."""
 
 
 def find_shards(folder: Path) -> tuple[Path, ...]:
@@ -22,21 +26,25 @@ def find_shards(folder: Path) -> tuple[Path, ...]:
     return tuple(path for path in sorted(folder.glob("*.tar")) if path.is_file() and not path.name.startswith("."))
 
 
-def read_pairs(path: Path) -> Iterator[PackedPair | ValueError]:
+def read_pairs(path: Path, roots: Sequence[Path] = ()) -> Iterator[PackedPair | ValueError]:
     """Stream the pairs of a shard.
 
     Args:
         path: Of the shard.
+        roots: See `tar_files.read_samples`.
 
     Yields:
-        Pairs in the order of the file; an error, not raised, in the place of one that has no hint or no target.
+        Pairs in the order of the file; an error, not raised, in the place of one that cannot be used.
 
     Raises:
         DamagedShardError: The shard cannot be read, or holds no sample.
     """
     is_empty = True
-    for sample in read_samples(path):
+    for sample in read_samples(path, roots=roots, is_wanted=_is_wanted):
         is_empty = False
+        if isinstance(sample, ValueError):
+            yield sample
+            continue
         try:
             pair = pair_of(sample, path.name)
         except ValueError as error:
@@ -44,7 +52,7 @@ def read_pairs(path: Path) -> Iterator[PackedPair | ValueError]:
         else:
             yield pair
     if is_empty:
-        raise DamagedShardError(f"The shard '{path.name}' is empty: delete it, or set bad_pairs to skip.")
+        raise DamagedShardError(f"The shard '{shown(path.name)}' is empty: delete it, or set bad_pairs to skip.")
 
 
 def pair_of(sample: Sample, shard: str) -> PackedPair:
@@ -58,19 +66,34 @@ def pair_of(sample: Sample, shard: str) -> PackedPair:
         The pair, its pictures not decoded.
 
     Raises:
-        ValueError: Hint or target is missing, or the .json is damaged.
+        ValueError: Hint or target is missing, or the caption cannot be read.
     """
-    key = sample["__key__"]
-    name = f"{shard}/{key}"
-    roles = {suffix: suffix.rpartition(".")[0] for suffix in sample if f".{suffix.rpartition('.')[2]}" in EXTENSIONS}
+    key = shown(sample["__key__"], LONGEST_KEY)
+    name = f"{shown(shard)}/{key}"
+    roles = {suffix: suffix.rpartition(".")[0] for suffix in sample if _is_picture(suffix)}
     target = _first(roles, (*TARGET_FOLDERS, ""))
     hint = _first(roles, HINT_FOLDERS)
     if target is None or hint is None:
         missing = "target" if target is None else "hint"
-        has = ", ".join(suffix for suffix in sample if not suffix.startswith("__"))
-        raise ValueError(f"'{name}' has no {missing} (it has {has}): add '{key}.{missing}.png', or set bad_pairs to skip.")
-    given, wanted = (PictureBytes(f"{name}.{suffix}", sample[suffix]) for suffix in (hint, target))
+        has = shown(", ".join(suffix for suffix in sample if not suffix.startswith("__")))
+        short = shown(key, 40)
+        raise ValueError(
+            f"'{shown(name)}' has no {missing} (it has {has}): add '{short}.{missing}.png', or set bad_pairs to skip."
+        )
+    given, wanted = (PictureBytes(f"{name}.{shown(suffix, 40)}", sample[suffix]) for suffix in (hint, target))
     return PackedPair(name, given, wanted, " ".join(_caption_of(sample, name).split()))
+
+
+def _is_picture(suffix: str) -> bool:
+    return f".{suffix.rpartition('.')[2]}" in EXTENSIONS
+
+
+def _is_text(suffix: str) -> bool:
+    return suffix == "txt" or suffix.endswith(".txt")
+
+
+def _is_wanted(suffix: str) -> bool:
+    return suffix == "json" or _is_text(suffix) or _is_picture(suffix)
 
 
 def _first(roles: dict[str, str], wanted: Sequence[str]) -> str | None:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import logging
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..models.foreign import first_line, shown
 from .backbone import ALONE, Batch, Share
 from .config import TrainConfig
-from .encoded_pair import EncodedPair
+from .encoded_pair import SHARD, EncodedPair, checked
 from .objective import Objective
 from .shard_index import CURE, Entry, ShardIndex
 from .shard_order import Buffer, ShardOrder
 from .source import draw_row, held_out_batch, in_batches, own_slots
-from .tar_files import DamagedShardError, Sample, read_samples
+from .tar_files import BadSampleError, DamagedShardError, Sample, open_shard, read_samples
 
+logger = logging.getLogger("nextcontrol")
+
+_ROW = "__row__"
+"""Number of a sample in its shard, among its files."""
+_CHUNK = 1 << 20
 Loaded = dict[int, Sample]
 """Samples by their position in the run."""
 
@@ -38,9 +48,29 @@ class Shards:
     prompt_dropout: float
     """As in `DatasetSettings`."""
 
+    roots: Sequence[Path] = ()
+    """Folders that a link may lead to; the shards' own if there are none."""
+    channels: int = 0
+    """Of the model's latents; 0 if nobody knows."""
+    _seen: dict[str, Any] = field(default_factory=dict)
+    """The shapes of the first pair, and by its name what is known of a shard."""
+
     def pair(self, sample: Sample) -> EncodedPair:
-        """A pair, ready to be drawn from."""
-        return EncodedPair(sample, self.scale, 1 + self.has_flip, self.empty)
+        """Return a pair, ready to be drawn from.
+
+        Raises:
+            DamagedShardError: It does not go with the model, or with the other pairs.
+        """
+        pair = EncodedPair(sample, self.scale, 1 + self.has_flip, self.empty)
+        shapes = pair.shapes
+        first = self._seen.setdefault("", shapes)
+        if shapes != first or (self.channels and {shape[0] for shape in shapes} != {self.channels}):
+            wanted = f"{self.channels} channels" if shapes == first else str(list(first[0]))
+            raise DamagedShardError(
+                f"The encoded pair '{shown(pair.name)}' has latents of {list(shapes[0])} and must have {wanted}: delete "
+                f"'{sample.get(SHARD, 'its shard')}' and {CURE}."
+            )
+        return pair
 
     def read(self, entry: Entry) -> Iterator[Sample]:
         """Stream a shard.
@@ -49,27 +79,105 @@ class Shards:
             entry: Of the index.
 
         Yields:
-            As many samples as the index says.
+            As many samples as the index says, with their number in the shard; fewer where damaged ones are skipped.
 
         Raises:
-            DamagedShardError: It has others than the index says.
+            DamagedShardError: It has others than the index says, and that is not to be skipped.
         """
-        cure = f"delete it and {CURE}"
-        count = 0
-        for sample in read_samples(self.folder / entry.file, cure):
-            count += 1
-            yield sample
-        if count != entry.count:
-            raise DamagedShardError(f"The shard '{entry.file}' has {count} pairs and the index says {entry.count}: {cure}.")
+        before: Sample | None = None
+        for number, found in enumerate(self._found(entry)):
+            if isinstance(found, DamagedShardError):
+                self._refuse(entry, found)
+                continue
+            # One is kept back: the last comes when all of the shard has been seen to be right.
+            if before is not None:
+                yield before
+            before = found | {SHARD: entry.file, _ROW: number}
+        if before is not None:
+            yield before
+
+    def trained(self, number: int, held_out: Sequence[int]) -> Iterator[Sample]:
+        """Stream what is trained of a shard.
+
+        Args:
+            number: Of the shard.
+            held_out: Of each shard, pairs at its start that are held out.
+
+        Yields:
+            As many samples as the index says: in the place of damaged ones come others of the shard once more, or of the
+            next if it has none. It is a function of the files, the same for every process and after a resume.
+
+        Raises:
+            DamagedShardError: See `read`, or there is no other.
+        """
+        entries = self.index.shards
+        left = entries[number].count - held_out[number]
+        for other in (*range(number, len(entries)), *range(number)):
+            has_any = True
+            while left and has_any:
+                has_any = False
+                for sample in self.read(entries[other]):
+                    if left and sample[_ROW] >= held_out[other]:
+                        has_any = True
+                        left -= 1
+                        yield sample
+        if left:
+            raise DamagedShardError(f"'{shown(self.folder.name)}' holds no pair that can be read: delete it and {CURE}.")
 
     def first(self, count: int) -> Iterator[EncodedPair]:
         """The first pairs of the first shards."""
         for entry in self.index.shards:
-            for sample in self.read(entry):
-                if count <= 0:
-                    return
-                count -= 1
-                yield self.pair(sample)
+            held_out = min(count, entry.count)
+            count -= held_out
+            if held_out:
+                own = (sample for sample in self.read(entry) if sample[_ROW] < held_out)
+                yield from map(self.pair, own)
+
+    def _found(self, entry: Entry) -> Iterator[Sample | DamagedShardError]:
+        """The samples of a shard, and an error in the place of everything that is not as the index says."""
+        cure = f"delete it and {CURE}"
+        count = checksum = 0
+        try:
+            if not entry.checksum:
+                self._check_digest(entry, cure)
+            for sample in read_samples(self.folder / entry.file, cure, self.roots):
+                count += 1
+                if entry.checksum and not isinstance(sample, BadSampleError):
+                    try:
+                        checksum = zlib.crc32(checked(sample, entry.file), checksum)
+                    except BadSampleError as error:
+                        yield error
+                        continue
+                yield sample
+            if count != entry.count:
+                raise DamagedShardError(f"The shard '{entry.file}' has {count} pairs and the index says {entry.count}: {cure}.")
+            if entry.checksum and f"{checksum:08x}" != entry.checksum:
+                raise DamagedShardError(f"The shard '{entry.file}' has other pairs than those of the index: {cure}.")
+        except DamagedShardError as error:
+            yield error
+
+    def _refuse(self, entry: Entry, error: DamagedShardError) -> None:
+        if not self.index.is_skipping:
+            raise error
+        if self._seen.setdefault(f"skipped {entry.file}", error) is error:
+            logger.warning("Skipped, other pairs are trained in its place: %s", error)
+
+    def _check_digest(self, entry: Entry, cure: str) -> None:
+        """Read a shard whose pairs have no checksums once before it is used; again if it has changed since."""
+        with open_shard(self.folder / entry.file, cure, self.roots) as stream:
+            about = os.fstat(stream.fileno())
+            state = about.st_ino, about.st_size, about.st_mtime_ns
+            if self._seen.get(entry.file) == state:
+                return
+            digest = hashlib.blake2b(digest_size=20)
+            try:
+                while data := stream.read(_CHUNK):
+                    digest.update(data)
+            except OSError as error:
+                raise DamagedShardError(f"The shard '{entry.file}' cannot be read ({first_line(error)}): {cure}.") from error
+        if digest.hexdigest() != entry.digest:
+            raise DamagedShardError(f"The shard '{entry.file}' is damaged, its digest is another: {cure}.")
+        self._seen[entry.file] = state
 
 
 class _Wanted(NamedTuple):
@@ -162,7 +270,8 @@ class ShardSource:
         """An epoch's stream from a position on. Shards before it are not opened."""
         while position < self.order.total:
             place = self.order.place(epoch, position)
-            for number, sample in enumerate(self.shards.read(self.shards.index.shards[place.shard])):
+            held_out = self.order.skipped
+            for number, sample in enumerate(self.shards.trained(place.shard, held_out), held_out[place.shard]):
                 if number >= place.row:
                     yield sample
                     position += 1

@@ -19,7 +19,7 @@ from ...training.objective import Objective
 from ...training.precompute import WHOLE, Part, Progress, made_from, precompute
 from ...training.shard_index import CURE, ShardIndex, check_sources, has_index, load_index
 from ...training.shards import Shards, ShardSource
-from .dataset_folders import encoded_folder
+from .dataset_folders import dataset_roots, encoded_folder
 from .train_data import TrainData, encoders_for
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def encode_shards(
         bar.update_absolute(shard, shards)
         show(f"encoding shard {shard} of {shards}, {pairs} pairs done")
 
-    return folder, precompute(chunks_of(dataset), folder, encoder, part, on_pair)
+    return folder, precompute(chunks_of(dataset, dataset_roots()), folder, encoder, part, on_pair)
 
 
 def encoder_for(job: TrainJob, dataset: PairDataset, pictures: PictureEncoder, texts: TextEncoder) -> PairEncoder:
@@ -82,15 +82,19 @@ def prepare_shards(job: TrainJob, dataset: PairDataset, objective: Objective, sh
     settings, shard_settings = dataset.settings, dataset.shards or ShardSettings()
     pictures, texts = encoders_for(job)
     encoder, folder = encoder_for(job, dataset, pictures, texts), encoded_folder(dataset)
+    roots = dataset_roots()
     if not has_index(folder) and job.team.share.processes == 1:
         encode_shards(job, dataset, encoder, WHOLE, show)
     if not has_index(folder):
         raise ValueError(f"'{shown(dataset.name)}' is not encoded yet: {CURE} first, as often as there are processes.")
-    index = _checked(load_index(folder), dataset, folder, made_from(encoder))
-    index = index.check_files(folder, settings.bad_pairs == "skip")
+    index = _checked(load_index(folder, roots), dataset, folder, made_from(encoder))
+    index = index.check_files(folder, settings.bad_pairs == "skip", roots)
     empty = texts.encode("")
-    scale = job.model.model.latent_format.scale_factor
-    shards = Shards(folder, index, scale, empty, settings.has_flip, settings.prompt_dropout)
+    form = job.model.model.latent_format
+    scale = form.scale_factor
+    shards = Shards(
+        folder, index, scale, empty, settings.has_flip, settings.prompt_dropout, roots, getattr(form, "latent_channels", 0)
+    )
     source = ShardSource(shards, job.config, objective, shard_settings.shuffle_buffer)
     digest = digest_of(index.digest, settings, shard_settings.shuffle_buffer)
     rest = {name: tensor[None] for name, tensor in empty.items()}
