@@ -14,6 +14,7 @@ from .control_patch import ControlNeXtPatch
 from .controlnext_file import ControlNeXtFile
 from .hints import check_image, to_masks
 from .layout import note_areas
+from .prompt_names import add_prompt_names
 from .schedule import Schedule
 from .stack_sites import Seat
 from .unet_structure import Place, family_of, find_place
@@ -43,7 +44,7 @@ def attach_controlnext(
         strength: 1 is the published strength; 0 gives back the model itself.
         percents: Start and end of the part of sampling that is controlled; an empty part gives back the model itself.
         mask: (M, H, W), where the control is added. The fine-tuned weights act everywhere.
-        uncond: Whether rows of the negative prompt are controlled; `auto` is the reference's rule.
+        uncond: Whether rows of the negative prompt are controlled, see `PromptNames`; `auto` is the reference's rule.
         curve: Shape of the strength over the controlled part; one of `CURVES`.
         seat_at: Gives the control its seat in a stack, where the controls of one place count together.
 
@@ -73,7 +74,9 @@ def attach_controlnext(
     network = controlnext.network(injection, model.load_device)
     _add_network(clone, network)
     schedule = Schedule(*percents, curve)
-    patch = ControlNeXtPatch(network.model, injection, place, image, masks, strength, schedule, uncond, controlnext.scale)
+    patch = ControlNeXtPatch(
+        network.model, injection, place, image, masks, strength, schedule, uncond, controlnext.scale, add_prompt_names(clone)
+    )
     if seat_at is not None:
         patch.seat = seat_at(place)
     _add_patch(clone, patch)

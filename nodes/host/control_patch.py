@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from ...models.controlnext import ControlNeXt, HintFeatures
 from ...models.injection import Injection, Uncond, match_statistics, standardize
 from .hints import LATENT_SCALE, fit_hint, fit_mask, note_unused_frames, rows_of, window_of
 from .layout import Area, Size, areas_of
+from .prompt_names import PromptNames
 from .schedule import Schedule
 from .stack_sites import Seat
 from .unet_structure import Place
@@ -73,6 +74,8 @@ class ControlNeXtPatch:
     uncond: Uncond
     scale: float | None
     """The learned scale of the file."""
+    names: PromptNames
+    """Of the model."""
     seat: Seat | None = None
     """Among the controls of a stack, where their sum is limited or their shares are noted."""
     key: str = field(default_factory=lambda: f"nextcontrol.controlnext.{next(_counter)}")
@@ -153,7 +156,7 @@ class ControlNeXtPatch:
             None where nothing is added: outside the percent range, or for unconditional rows only.
         """
         prompts = options.get("cond_or_uncond") or [0]
-        multipliers = [self.strength * self.injection.multiplier(self.scale, p == 1, self.uncond) for p in prompts]
+        multipliers = self._multipliers(options, prompts)
         if not any(multipliers):
             return None
         sigmas = options.get("sigmas", timesteps[:0])
@@ -178,6 +181,15 @@ class ControlNeXtPatch:
             chunks=[Chunk(area, multiplier * factor) for area, multiplier in zip(areas, multipliers, strict=True)],
             size=size,
         )
+
+    def _multipliers(self, options: Mapping[str, Any], prompts: Sequence[int]) -> list[float]:
+        """The strength for each prompt, by whether it is a negative one."""
+        positive, negative = (
+            self.strength * self.injection.multiplier(self.scale, is_uncond, self.uncond) for is_uncond in (False, True)
+        )
+        if positive == negative:
+            return [positive] * len(prompts)
+        return [negative if is_negative else positive for is_negative in self.names.negatives(options, prompts)]
 
     def _note_unused(self, batch: int, window: list[int] | None) -> None:
         if not self._is_noted:
