@@ -48,6 +48,8 @@ class Run:
     identity: dict[str, str]
     """What the run was made from, by name; a resumed run needs the same."""
     hooks: Hooks = field(default_factory=Hooks)
+    earlier: Mapping[str, str] = field(default_factory=dict)
+    """What a state was made from that does not say so, as `identity` has it: it is older than the entry."""
     saved_step: int = -1
     """Of the last state on disk."""
 
@@ -72,7 +74,7 @@ class Run:
         """What is wrong inside a state; raises where nothing is and it is of another run."""
         try:
             before = TrainConfig.from_json(state.about["config"])
-            was = EARLIER | state.about["identity"]
+            was = EARLIER | dict(self.earlier) | state.about["identity"]
         except (KeyError, TypeError, ValueError) as error:
             return first_line(error)
         self._check_same_run(state.step, before, was)

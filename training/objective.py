@@ -14,10 +14,17 @@ from torch import Tensor
 
 HELD_OUT_TIMESTEPS = (0.2, 0.5, 0.8)
 """Where held-out pairs are looked at, as parts of the schedule."""
+IDENTIFYING_PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Where two schedules are compared, as parts of them."""
 
 
 class Objective(Protocol):
     """How noise is added, and what the model predicts."""
+
+    @property
+    def identity(self) -> str:
+        """What a resumed run has to have in common, in words: rounded, so that another version of a library changes nothing."""
+        ...
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """(1,), a noise level for training: a timestep, or a sigma."""
@@ -145,11 +152,25 @@ class DiscreteObjective:
     Args:
         alphas: (T,), cumulated: the signal's share of the variance at each timestep.
         prediction: "eps" or "v".
+        timesteps: (T,), what the model is told at each step of the schedule, where that is not the step's number: a distilled
+            model has few steps, far from each other.
     """
 
-    def __init__(self, alphas: Tensor, prediction: str = "eps") -> None:
+    def __init__(self, alphas: Tensor, prediction: str = "eps", timesteps: Tensor | None = None) -> None:
         self.alphas = alphas
         self.prediction = prediction
+        self.timesteps = timesteps
+
+    @property
+    def identity(self) -> str:
+        """Prediction type, timesteps, and noise levels at some of them."""
+        last = len(self.alphas) - 1
+        places = [round(last * part) for part in IDENTIFYING_PLACES]
+        told = places if self.timesteps is None else self.timesteps[places].tolist()
+        kept = self.alphas[places].double()
+        sigmas = ((1 - kept) / kept).sqrt().tolist()
+        levels = ", ".join(f"{sigma:.4g} at {timestep}" for sigma, timestep in zip(sigmas, told, strict=True))
+        return f"{self.prediction}, {len(self.alphas)} steps, sigma {levels}"
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """(1,), a timestep."""
@@ -164,8 +185,8 @@ class DiscreteObjective:
         return add_noise(latents, noise, levels, self.alphas)
 
     def network_input(self, noisy: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-        """Both as they are."""
-        return noisy, levels
+        """The latents as they are, and what the model is told of their levels."""
+        return noisy, levels if self.timesteps is None else self.timesteps.to(levels.device)[levels]
 
     def loss(
         self,

@@ -37,6 +37,11 @@ class EdmObjective:
     rho: float = 7.0
     """Exponent of the sampling steps; the larger, the more of them at low noise."""
 
+    @property
+    def identity(self) -> str:
+        """Prediction type and range of noise levels."""
+        return f"v, continuous, sigma {self.sigma_min:.4g} to {self.sigma_max:.4g}"
+
     def level_at(self, place: Tensor) -> Tensor:
         """The noise level at a place of the distribution.
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
-import comfy.model_base
 import comfy.model_management
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, forward_timestep_embed
@@ -18,9 +17,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ...models.foreign import shown
 from ...training.backbone import Control
-from ...training.objective import DiscreteObjective, Objective
+from ...training.objective import Objective
 from .hints import LATENT_SCALE
-from .unet_structure import find_place
+from .noise_schedule import objective_of
+from .unet_structure import check_channels, find_place
 
 _PATCHED = ("patches", "patches_replace", "wrappers", "callbacks")
 
@@ -41,9 +41,7 @@ class HostBackbone:
         self.unet: UNetModel = model.model.diffusion_model
         self.device: torch.device = model.load_device
         self.checkpointing = checkpointing
-        prediction = "v" if model.model.model_type == comfy.model_base.ModelType.V_PREDICTION else "eps"
-        sigmas = model.get_model_object("model_sampling").sigmas
-        self.objective: Objective = DiscreteObjective((1 / (sigmas.double().clone() ** 2 + 1)).float().cpu(), prediction)
+        self.objective: Objective = objective_of(model)
 
     def predict(self, noisy: Tensor, times: Tensor, context: Tensor, control: Control, extras: Mapping[str, Tensor]) -> Tensor:
         """See `training.backbone.Backbone.predict`. SDXL reads "pooled" (B, D) among the extras."""
@@ -155,7 +153,7 @@ def check_model(model: ModelPatcher, context_width: int, base_name: str) -> None
         base_name: For the error.
 
     Raises:
-        ValueError: It is of another family, predicts something else, or carries patches that the trainer would not run.
+        ValueError: It is of another family, or `check_trainable` refuses it.
     """
     unet = getattr(model.model, "diffusion_model", None)
     config = getattr(model.model, "model_config", None)
@@ -176,15 +174,12 @@ def check_trainable(model: ModelPatcher) -> None:
         model: From any loader, with a UNet.
 
     Raises:
-        ValueError: It predicts something else, or carries patches that the trainer would not run.
+        ValueError: It reads more than the noisy latent, predicts something else, or carries patches that the trainer would
+            not run.
     """
-    kinds = comfy.model_base.ModelType
-    if model.model.model_type not in {kinds.EPS, kinds.V_PREDICTION}:
-        raise ValueError(
-            f"The model predicts {model.model.model_type.name} and training knows EPS and V_PREDICTION: load "
-            "another checkpoint."
-        )
+    check_channels(model)
     check_unpatched(model)
+    objective_of(model)
 
 
 def check_unpatched(model: ModelPatcher) -> None:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ...training.backbone import Control
 from ...training.clip_encode import NUMBERS, REFERENCE
-from ...training.objective_edm import EdmObjective
 from .backbone import HostBackbone, check_unpatched
-from .unet_structure import is_video, unet_config_of
+from .ctrlora_hint import LATENT_CHANNELS
+from .noise_schedule import objective_of
+from .unet_structure import is_video
 
 CHANNELS = 8
 """Of the UNet's input: noisy latent and latent of the reference."""
@@ -26,10 +27,6 @@ class HostVideoBackbone(HostBackbone):
         model: Loaded, see `training_mode`.
         checkpointing: As for `HostBackbone`.
     """
-
-    def __init__(self, model: ModelPatcher, checkpointing: bool = False) -> None:
-        super().__init__(model, checkpointing)
-        self.objective = EdmObjective()
 
     def predict(self, noisy: Tensor, times: Tensor, context: Tensor, control: Control, extras: Mapping[str, Tensor]) -> Tensor:
         """See `training.backbone.Backbone.predict`.
@@ -71,13 +68,18 @@ def check_video_model(model: ModelPatcher) -> None:
         model: From any loader, with a UNet that has a time axis.
 
     Raises:
-        ValueError: It is a relative of SVD, such as SV3D, or carries patches.
+        ValueError: It is a relative of SVD, such as SV3D, reads other channels, is sampled in another way, or carries patches.
     """
-    is_edm = model.model.model_type == comfy.model_base.ModelType.V_PREDICTION_EDM
-    is_relative = type(model.model) is not comfy.model_base.SVD_img2vid
-    if is_relative or not is_edm or unet_config_of(model).get("in_channels") != CHANNELS:
+    if type(model.model) is not comfy.model_base.SVD_img2vid:
         raise ValueError(
             f"The model is of the family {type(model.model).__name__} and SVD is the only video model that training knows: "
             "load an SVD checkpoint."
         )
+    unet = model.model.diffusion_model
+    if (read := unet.input_blocks[0][0].in_channels) != CHANNELS or unet.out_channels != LATENT_CHANNELS:
+        raise ValueError(
+            f"The model reads {read} channels and returns {unet.out_channels}, where SVD reads {CHANNELS} and returns "
+            f"{LATENT_CHANNELS}: load an SVD checkpoint."
+        )
     check_unpatched(model)
+    objective_of(model)

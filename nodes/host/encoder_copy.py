@@ -16,7 +16,7 @@ from ...models.ctrlora_file import check_base
 from ...models.detect import UnsupportedCheckpointError
 from .ctrlora_hint import LATENT_CHANNELS
 from .unet_keys import HOST_PREFIX
-from .unet_structure import unet_config_of
+from .unet_structure import check_channels, unet_config_of
 
 PARTS = ("time_embed.", "input_blocks.", "middle_block.")
 
@@ -62,15 +62,18 @@ def check_topology(model: ModelPatcher) -> None:
     config = unet_config_of(model)
     is_other = config.get("use_temporal_attention") or config.get("use_linear_in_transformer") or unet.num_classes is not None
     has_own_heads = config.get("num_heads", -1) > 0
-    if is_other or not has_own_heads or unet.input_blocks[0][0].in_channels != LATENT_CHANNELS:
+    if is_other or not has_own_heads:
+        raise ValueError(_refusal(model))
+    check_channels(model)
+    if unet.input_blocks[0][0].in_channels != LATENT_CHANNELS:
         raise ValueError(_refusal(model))
 
 
 def _refusal(model: ModelPatcher) -> str:
     kind = type(getattr(model.model, "model_config", model.model)).__name__
     return (
-        f"The model is of the family {kind}, whose encoder cannot become a control network here: load an SD1.5 checkpoint that "
-        f"reads {LATENT_CHANNELS} channels, no inpainting model."
+        f"The model is of the family {kind}, whose encoder cannot become a control network here: load an SD1.5 checkpoint "
+        f"whose latents have {LATENT_CHANNELS} channels."
     )
 
 

@@ -15,6 +15,7 @@ from ...training.clip_source import ClipSource, held_out_clips
 from ...training.clips import check_clips
 from ...training.dataset import PairDataset, usable_pairs
 from ...training.encode import encode_dataset, split_held_out
+from ...training.objective import Objective
 from ...training.objective_edm import EdmObjective
 from .dataset_folders import cache_of
 from .encoders import HostPictures, HostVision
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
     from .train_job import TrainJob
 
 
-def prepare_clips(job: TrainJob, show: Callable[[str], None]) -> TrainData:
+def prepare_clips(job: TrainJob, objective: Objective, show: Callable[[str], None]) -> TrainData:
     """Encode what is not encoded yet.
 
     Args:
         job: Checked, of an SVD model and one dataset.
+        objective: Of the model.
         show: Puts a line of text on the node.
 
     Returns:
@@ -38,6 +40,7 @@ def prepare_clips(job: TrainJob, show: Callable[[str], None]) -> TrainData:
         ValueError: There are no clips, VAE or image encoder do not fit the model, or pairs cannot be used.
     """
     assert isinstance(job.dataset, PairDataset)  # only recipes for pictures take several
+    assert isinstance(objective, EdmObjective)
     names = check_clips(job.dataset, usable_pairs(job.dataset), job.clips)
     pictures, vision = HostPictures(job.vae, "svd"), HostVision(job.clip_vision)
     scale = job.model.model.latent_format.scale_factor
@@ -46,7 +49,7 @@ def prepare_clips(job: TrainJob, show: Callable[[str], None]) -> TrainData:
     encoded = encode_dataset(job.dataset, pictures, None, cache, scale, job.recipe.hint_form, told, share)
     clips = encode_clips(job.dataset, encoded, names, job.clips, pictures, vision, progress_of(show, "reference"))
     trained, held_out = split_held_out(clips.clips, job.config.validation_pairs)
-    objective, digest = EdmObjective(), _digest(clips)
+    digest = _digest(clips)
     return TrainData(
         ClipSource(clips, trained, job.config, objective),
         held_out_clips(clips, held_out, job.config.seed, objective),

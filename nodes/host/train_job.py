@@ -32,6 +32,7 @@ from .backbone import training_mode
 from .backbone_svd import build_backbone
 from .encoders import identity_of
 from .managed import load_whole
+from .noise_schedule import earlier_objective_of
 from .quantized import check_unquantized
 from .train_data import TrainData
 from .train_files import TrainFiles, describe_run, files_for
@@ -41,6 +42,8 @@ from .train_preview import PreviewPainter
 logger = logging.getLogger("nextcontrol")
 
 SECONDS_BETWEEN_TEXTS = 1.0
+OBJECTIVE = "objective (prediction type and noise schedule)"
+"""Name of the entry in a run's identity."""
 
 
 class Recipe(Protocol):
@@ -209,9 +212,15 @@ def _teller(show: Callable[[str], None], team: Team) -> Callable[[str], None]:
 def _build_run(job: TrainJob, backbone: Backbone, data: TrainData, files: TrainFiles) -> Run:
     config, recipe = job.config, job.recipe
     trainer = Trainer(recipe.build(job.model, config), backbone, config, job.team)
-    made_from = {"method": recipe.method, "model": identity_of(job.model, "diffusion_model."), **recipe.identity()}
+    made_from = {
+        "method": recipe.method,
+        "model": identity_of(job.model, "diffusion_model."),
+        OBJECTIVE: backbone.objective.identity,
+        **recipe.identity(),
+    }
     states, metrics = StateStore(files.folder, config.keep_states), MetricsFile(files.metrics)
-    return Run(trainer, data.source, data.held_out, states, metrics, data.identity | made_from)
+    earlier = {OBJECTIVE: earlier_objective_of(job.model).identity}
+    return Run(trainer, data.source, data.held_out, states, metrics, data.identity | made_from, earlier=earlier)
 
 
 def _attach_hooks(run: Run, job: TrainJob, data: TrainData, files: TrainFiles, show: Callable[[str], None]) -> None:

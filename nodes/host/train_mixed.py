@@ -33,7 +33,7 @@ def check_datasets(dataset: PairDataset | MixedDataset) -> None:
 def prepare_datasets(job: TrainJob, objective: Objective, show: Callable[[str], None]) -> TrainData:
     """Encode what is not encoded yet, of every part: see `prepare_data`."""
     if is_video(job.model):
-        return prepare_clips(job, show)
+        return prepare_clips(job, objective, show)
     if not isinstance(job.dataset, MixedDataset):
         return _prepare(job, objective, show)
     parts: dict[str, TrainData] = {}

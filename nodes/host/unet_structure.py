@@ -70,6 +70,27 @@ def unet_config_of(model: ModelPatcher) -> dict[str, Any]:
     return dict(model.model.model_config.unet_config)
 
 
+def check_channels(model: ModelPatcher) -> None:
+    """Refuse a model that reads something beside the noisy latent, or returns something else than a latent.
+
+    Raises:
+        ValueError: Such as an inpainting or an InstructPix2Pix checkpoint, which read more channels than a latent has.
+    """
+    unet: UNetModel = model.model.diffusion_model
+    own = model.model.latent_format.latent_channels
+    read = unet.input_blocks[0][0].in_channels
+    if read != own:
+        raise ValueError(
+            f"The model reads {read} channels and its latents have {own}, as with inpainting and InstructPix2Pix checkpoints, "
+            "which training does not know: load the ordinary checkpoint."
+        )
+    if unet.out_channels != own:
+        raise ValueError(
+            f"The model returns {unet.out_channels} channels and its latents have {own}, which training does not know: load "
+            "another checkpoint."
+        )
+
+
 def find_place(unet: UNetModel, site: Site) -> Place:
     """Where the feature of a site passes a hook.
 
