@@ -23,7 +23,8 @@ from .dataset import DatasetSettings, bucket_for
 from .encode import PictureEncoder, TextEncoder, pixels_of, sampled
 from .method import HintForm
 from .pairs import PackedPair, Pair
-from .pictures import Size
+from .picture_files import PictureBytes
+from .pictures import Size, read_picture, read_size, to_pixels
 from .shard_index import CURE
 from .tar_files import BadSampleError, DamagedShardError, Sample
 
@@ -246,16 +247,15 @@ def _to_png(pixels: Tensor) -> bytes:
 
 def _from_png(data: bytes, latent: torch.Size, name: str) -> Tensor:
     """(3, H, W) of a picture that is as many times larger than its latent (C, h, w) in both directions."""
-    from PIL import Image
-
+    file = PictureBytes(name, data)
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-            scale = picture.width // latent[2]
-            is_right = picture.size == (scale * latent[2], scale * latent[1]) and max(picture.size) <= _LONGEST_SIDE
-            if not is_right or scale > _LARGEST_SCALE:
-                raise ValueError(f"it is {picture.width}x{picture.height}, and its latent {latent[2]}x{latent[1]}")
-            return torch.from_numpy(np.array(picture.convert("RGB"))).movedim(-1, 0).float() / 255  # HWC -> CHW
-    except Exception as error:  # whatever a foreign file breaks in its reader, the cure is the same
+        width, height = read_size(file, name)
+        scale = width // latent[2]
+        is_right = (width, height) == (scale * latent[2], scale * latent[1]) and max(width, height) <= _LONGEST_SIDE
+        if not is_right or scale > _LARGEST_SCALE:
+            raise ValueError(f"it is {width}x{height}, and its latent {latent[2]}x{latent[1]}")
+        return to_pixels(read_picture(file, name))[0]
+    except ValueError as error:
         raise DamagedShardError(
             f"The hint of the encoded pair '{shown(name)}' cannot be read ({first_line(error)}): delete its shard and {CURE}."
         ) from error

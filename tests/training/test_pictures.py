@@ -12,6 +12,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from nextcontrol.training.encoded_pair import _from_png
 from nextcontrol.training.picture_files import FORMATS, LARGEST, PictureBytes, UnreadablePictureError
 from nextcontrol.training.picture_tags import check_tags
@@ -20,6 +21,7 @@ from nextcontrol.training.pictures import (
     read_size,
     read_with_remarks,
 )
+from nextcontrol.training.tar_files import DamagedShardError
 from PIL import Image, ImageOps
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -293,6 +295,7 @@ def test_no_memory_is_not_taken_for_a_bad_picture(monkeypatch):
 
 
 def test_a_hint_in_an_encoded_shard_is_read_as_any_other():
-    assert (_from_png(DEEP["16-bit grey PNG"], "x").movedim(0, -1).numpy() * 255 == RAMP[..., None]).all()
-    with pytest.raises(UnreadablePictureError):
-        _from_png(REFUSED["PostScript"][0], "x")
+    latent = torch.Size([4, *RAMP.shape])
+    assert (_from_png(DEEP["16-bit grey PNG"], latent, "x").movedim(0, -1).numpy() * 255 == RAMP[..., None]).all()
+    with pytest.raises(DamagedShardError):
+        _from_png(REFUSED["PostScript"][0], latent, "x")
