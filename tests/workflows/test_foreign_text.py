@@ -72,7 +72,7 @@ class Graph:
             elif name in self.usual.get(kind, {}):
                 values["inputs"][name] = self.usual[kind][name]
             elif is_text(type_) or type_ in {"INT", "FLOAT", "BOOLEAN"}:
-                listed = type_ if isinstance(type_, list) else options.get("options") or [""]
+                listed = (type_ if isinstance(type_, list) else options.get("options")) or [""]
                 if name in required:
                     values["inputs"][name] = options.get("default", listed[0])
             elif name in required:
