@@ -36,8 +36,8 @@ BRIGHT, DARK = 0.6, 0.4
 LONGEST_CAPTION = 75
 """Words and signs; the text encoder reads 75 tokens, and rare words are several."""
 LISTED = 20
-LONGEST_NAME = 200
-"""Characters of a name in the report."""
+LONGEST_NAME = 300
+"""Characters of a name, or of a reason, in the report."""
 SHEET_ROWS = 12
 
 
@@ -111,6 +111,8 @@ def check_pairs(
     pairs = dataset.pairs[: dataset.settings.subset or None]
     report = Report(dataset.name, len(pairs), dataset.orphans)
     targets: dict[str, str] = {}
+    for problem in dataset.problems:
+        report.add("row that cannot be read", problem)
     for done, pair in enumerate(pairs, 1):
         _check_caption(pair, report)
         try:
@@ -154,7 +156,9 @@ def _name_in(dataset: PairDataset, path: Path) -> str:
 
 
 def _check_caption(pair: Pair, report: Report) -> None:
-    if not pair.caption:
+    if pair.problem:
+        report.add("caption that cannot be read", pair.name, pair.problem)
+    elif not pair.caption:
         report.add("no caption", pair.name)
     elif len(re.findall(r"\w+|[^\w\s]", pair.caption)) > LONGEST_CAPTION:
         report.add(f"caption of more than {LONGEST_CAPTION} words, the rest is not read", pair.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import torch
@@ -136,7 +137,7 @@ def encode_clips(
     count, done = sum(map(len, long.values())), 0
     clips = []
     for name, items in long.items():
-        hands = read_hands(pairs[items[0].name].target.parent, name)
+        hands = read_hands(_folder_of(dataset, pairs[items[0].name]), name)
         frames = []
         for item in items:
             pair = pairs[item.name]
@@ -147,6 +148,12 @@ def encode_clips(
             on_item(done, count)
         clips.append(Clip(name, items[0].size, tuple(frames)))
     return EncodedClips(tuple(clips), encoded, settings)
+
+
+def _folder_of(dataset: PairDataset, pair: Pair) -> Path:
+    """Where the file of hands lies: beside the frame as it is listed, else beside the file that this is a link to."""
+    real = (dataset.folder / pair.name).parent.resolve()
+    return real if real.is_relative_to(dataset.folder.resolve()) else pair.target.parent
 
 
 def _references(
@@ -171,6 +178,6 @@ def _references(
 
 
 def _hands_in(pair: Pair, item: Item, hands: dict[str, list[Box]]) -> tuple[Box, ...]:
-    boxes = hands.get(pair.target.name, [])
+    boxes = hands.get(PurePosixPath(pair.name).name, [])
     picture = read_size(pair.target, pair.name) if boxes else item.size
     return tuple(fit_box(box, picture, item.size) for box in boxes)

@@ -9,7 +9,7 @@ Corners are left, top, right, bottom as parts of the picture's sides; the score 
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..models.foreign import first_line, shown
+from .inside import open_real
 from .pictures import Size
+from .texts import LARGEST_ROWS, parse_text, read_text
 
 FILE = "hands.json"
 # Source: dvlab-research/ControlNeXt@ab4b3ac ControlNeXt-SVD-v2-Training/train_svd.py and its dataset.
@@ -35,7 +38,7 @@ def read_hands(folder: Path, name: str) -> dict[str, list[Box]]:
     """The hands of a clip that are to be seen.
 
     Args:
-        folder: Of its targets.
+        folder: Of its targets, without links.
         name: Of the clip, for the error.
 
     Returns:
@@ -45,15 +48,16 @@ def read_hands(folder: Path, name: str) -> dict[str, list[Box]]:
         ValueError: The file is there and not as it should be.
     """
     path = folder / FILE
-    if not path.is_file() or path.is_symlink():
+    if not os.path.lexists(path):
         return {}
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        with open_real(path, FILE) as stream:
+            read = parse_text(read_text(stream, FILE, LARGEST_ROWS), FILE)
         return {frame: [_box(hand["box"]) for hand in hands if hand["score"] > LEAST_SCORE] for frame, hands in read.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         raise ValueError(
-            f"'{FILE}' of the clip '{name}' cannot be read ({type(error).__name__}: {error}): give each frame's name a list "
-            "of hands with box and score, or delete the file."
+            f"'{FILE}' of the clip '{shown(name)}' cannot be read ({type(error).__name__}: {first_line(error)}): give each "
+            "frame's name a list of hands with box and score, or delete the file."
         ) from error
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .pairs import PackedPair, Pair
+from ..models.foreign import shown
+from .pair import PackedPair, Pair
 from .pictures import SIDE_MULTIPLE, Size, bucket_of, read_size
 
 logger = logging.getLogger("nextcontrol")
 
 BAD_PAIRS = ("refuse", "skip")
 SHARD_PRECISIONS = ("fp16", "fp32")
+LOGGED = 100
+"""Pairs that are left out, each with its line in the log."""
 ASPECT_TOLERANCE = 0.03
 """By how much the ratio of sides of a hint may differ from its target's, as a fraction."""
 
@@ -104,6 +108,8 @@ class PairDataset:
     """How it is encoded into shards, where it is trained from these."""
     shared_with: tuple[Path, ...] = ()
     """Folders of other datasets, whose encoded pictures and texts are used where they are the same."""
+    problems: tuple[str, ...] = ()
+    """What is listed as a pair and cannot be read as one, a sentence each."""
 
     @property
     def hint_type(self) -> str:
@@ -125,21 +131,38 @@ def usable_pairs(dataset: PairDataset) -> list[tuple[Pair, Size]]:
     """
     settings = dataset.settings
     if dataset.shards is not None:
-        raise ValueError(f"'{dataset.name}' lies in shards, and this needs a folder with source and target pictures.")
+        raise ValueError(f"'{shown(dataset.name)}' lies in shards, and this needs a folder with source and target pictures.")
     chosen = dataset.pairs[: settings.subset or None]
     found = [(pair, _bucket_or_problem(pair, settings)) for pair in chosen]
     usable = [(pair, bucket) for pair, bucket in found if not isinstance(bucket, str)]
-    bad = [problem for _, problem in found if isinstance(problem, str)]
-    if bad and settings.bad_pairs == "refuse":
-        raise ValueError(" ".join(bad[:3]) + (f" And {len(bad) - 3} more like that." if len(bad) > 3 else ""))
-    for problem in bad:
-        logger.warning("Left out: %s", problem)
+    take_note(dataset.name, [*dataset.problems, *(problem for _, problem in found if isinstance(problem, str))], settings)
     if len(usable) < 2:
         raise ValueError(
-            f"'{dataset.name}' has {len(usable)} usable pair{'s' * (len(usable) != 1)} and training needs 2 or more, 1,000 for "
-            "a good result: look at it with 'Check Pairs'."
+            f"'{shown(dataset.name)}' has {len(usable)} usable pair{'s' * (len(usable) != 1)} and training needs 2 or more, "
+            "1,000 for a good result: look at it with 'Check Pairs'."
         )
     return usable
+
+
+def take_note(name: str, bad: Sequence[str], settings: DatasetSettings) -> None:
+    """Refuse to train with pairs that cannot be used, or say what is left out.
+
+    Args:
+        name: Of the dataset.
+        bad: A sentence for each.
+        settings: Say which of the two.
+
+    Raises:
+        ValueError: There are some, and they are not to be skipped.
+    """
+    if bad and settings.bad_pairs == "refuse":
+        more = f" And {len(bad) - 3} more like that." if len(bad) > 3 else ""
+        cure = "" if "set bad_pairs to skip" in bad[0] else " Or set bad_pairs to skip."
+        raise ValueError(f"{' '.join(bad[:3])}{more}{cure}")
+    for problem in bad[:LOGGED]:
+        logger.warning("Left out: %s", problem)
+    if len(bad) > LOGGED:
+        logger.warning("Left out of '%s': %d more", shown(name), len(bad) - LOGGED)
 
 
 def _bucket_or_problem(pair: Pair, settings: DatasetSettings) -> Size | str:
@@ -160,13 +183,15 @@ def bucket_for(pair: Pair | PackedPair, settings: DatasetSettings) -> Size:
         The square, or its bucket.
 
     Raises:
-        ValueError: A picture of it cannot be read, or the two are not of one shape.
+        ValueError: A picture or the caption of it cannot be read, or the two are not of one shape.
     """
+    if isinstance(pair, Pair) and pair.problem:
+        raise ValueError(pair.problem)
     width, height = read_size(pair.target, pair.name)
     hint = read_size(pair.hint, pair.hint.name)
     if abs(hint[0] * height / (hint[1] * width) - 1) > ASPECT_TOLERANCE:
         raise ValueError(
-            f"'{pair.name}' is {width}x{height} and its hint {hint[0]}x{hint[1]}: make both of one shape, or set bad_pairs to "
-            "skip."
+            f"'{shown(pair.name)}' is {width}x{height} and its hint {hint[0]}x{hint[1]}: make both of one shape, or set "
+            "bad_pairs to skip."
         )
     return bucket_of((width, height), settings.resolution, settings.has_buckets)

@@ -14,6 +14,10 @@ from typing import BinaryIO
 from ..models.foreign import first_line, shown
 
 
+class LeadsOutError(ValueError):
+    """A path leads out of the folders that datasets may lie in."""
+
+
 def check_inside(path: Path, roots: Sequence[Path], name: str) -> Path:
     """Make sure that a path does not lead out of the allowed folders, by a link or by dots.
 
@@ -26,7 +30,8 @@ def check_inside(path: Path, roots: Sequence[Path], name: str) -> Path:
         The path without links.
 
     Raises:
-        ValueError: It leads out, or in circles.
+        LeadsOutError: It leads out.
+        ValueError: It leads in circles, or the system does not take it.
     """
     try:
         real = path.resolve()
@@ -34,7 +39,7 @@ def check_inside(path: Path, roots: Sequence[Path], name: str) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name that the system does not take
         raise ValueError(f"'{shown(name)}' cannot be followed ({first_line(error)}): choose another folder or file.") from error
     if not is_inside:
-        raise ValueError(
+        raise LeadsOutError(
             f"'{shown(name)}' leads out of the folders that datasets may lie in: put it below ComfyUI's input/, or name its "
             "place as nextcontrol_datasets in extra_model_paths.yaml."
         )

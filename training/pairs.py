@@ -9,53 +9,26 @@ Three layouts, the first that is there counts:
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
+from ..models.foreign import shown
 from .inside import check_inside
-from .picture_files import EXTENSIONS, PictureBytes
+from .pair import Listing, PackedPair, Pair
+from .pair_rows import find_rows, from_rows
+from .picture_files import EXTENSIONS, NOT_READ
+from .places import Places, composed, is_folder, listed
+from .texts import CAPTION_KEYS, caption_of
 
+__all__ = [
+    "CAPTION_KEYS", "EXTENSIONS", "HINT_FOLDERS", "TARGET_FOLDERS", "Listing", "PackedPair", "Pair", "find_pairs",
+    "is_folder_of_pairs",
+]  # fmt: skip
 HINT_FOLDERS = ("source", "hint", "hints", "conditioning", "conditioning_images", "control", "controls")
 TARGET_FOLDERS = ("target", "targets", "image", "images")
-ROW_FILES = ("metadata.jsonl", "prompt.json")
-_HINT_KEYS = ("source", "hint", "conditioning_image", "conditioning_image_file_name", "hint_file_name")
-_TARGET_KEYS = ("target", "file_name", "image")
-CAPTION_KEYS = ("prompt", "text", "caption")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One hint, one target."""
-
-    name: str
-    """Path of the target in the folder, with forward slashes."""
-    hint: Path
-    target: Path
-    caption: str
-    """Empty if there is none."""
-
-
-@dataclass(frozen=True)
-class PackedPair:
-    """The same, out of a tar shard."""
-
-    name: str
-    """Name of the shard and key in it."""
-    hint: PictureBytes
-    target: PictureBytes
-    caption: str
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a folder holds."""
-
-    pairs: tuple[Pair, ...]
-    orphans: tuple[str, ...]
-    """Pictures and rows without a partner, by path in the folder."""
+CAPTION = ".txt"
 
 
 def find_pairs(folder: Path, roots: Sequence[Path]) -> Listing:
@@ -70,105 +43,123 @@ def find_pairs(folder: Path, roots: Sequence[Path]) -> Listing:
 
     Raises:
         FileNotFoundError: The folder is not there, or has none of the layouts.
-        ValueError: A file leads out of the allowed folders, or a row cannot be read.
+        ValueError: A file leads out of the allowed folders, or the file with the rows cannot be read.
     """
     check_inside(folder, roots, folder.name)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"'{folder.name}' is no folder: choose one with pairs of pictures in it.")
-    rows = next((folder / name for name in ROW_FILES if (folder / name).is_file()), None)
-    listing = _from_folders(folder) if rows is None else _from_rows(folder, rows)
-    for pair in listing.pairs:
-        for path in (pair.hint, pair.target):
-            check_inside(path, roots, path.relative_to(folder).as_posix())
-    return listing
+    if not is_folder(folder):
+        raise FileNotFoundError(f"'{shown(folder.name)}' is no folder: choose one with pairs of pictures in it.")
+    places = Places(folder, roots)
+    rows = find_rows(folder)
+    return _from_folders(places) if rows is None else from_rows(places, rows)
 
 
 def is_folder_of_pairs(folder: Path) -> bool:
     """Whether one of the layouts is there, whatever else is."""
-    has_rows = any((folder / name).is_file() for name in ROW_FILES)
-    return has_rows or None not in {_first_folder(folder, HINT_FOLDERS), _first_folder(folder, TARGET_FOLDERS)}
+    has_folders = None not in {_first_folder(folder, HINT_FOLDERS), _first_folder(folder, TARGET_FOLDERS)}
+    return has_folders or find_rows(folder) is not None
 
 
-def pictures_in(folder: Path) -> Iterator[Path]:
-    """Every picture below a folder, by name. Hidden folders and links to folders are left out."""
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        if path.suffix.lower() in EXTENSIONS and path.is_file() and not any(part.startswith(".") for part in parts):
-            yield path
+@dataclass(eq=False)
+class _Side:
+    """The pictures and texts below one of the two folders, by path without extension."""
+
+    pictures: dict[str, tuple[Path, Path]] = field(default_factory=dict)
+    """As listed, and where it really lies."""
+    texts: dict[str, Path] = field(default_factory=dict)
+    orphans: list[str] = field(default_factory=list)
+
+    def text_of(self, stem: str) -> Path | None:
+        """The caption beside a picture, also where the two are written in another way."""
+        return self.texts.get(stem) or self.composed_texts.get(composed(stem))
+
+    @cached_property
+    def composed_texts(self) -> dict[str, Path]:
+        """The texts by names in the one form."""
+        return {composed(stem): path for stem, path in reversed(self.texts.items())}
 
 
-def _from_folders(folder: Path) -> Listing:
-    hints, targets = (_first_folder(folder, names) for names in (HINT_FOLDERS, TARGET_FOLDERS))
+def _from_folders(places: Places) -> Listing:
+    hints, targets = (_side(places, names) for names in (HINT_FOLDERS, TARGET_FOLDERS))
     if hints is None or targets is None:
         raise FileNotFoundError(
-            f"'{folder.name}' holds no pairs: it needs prompt.json, metadata.jsonl, or the two folders source and target with "
-            "pictures of the same names."
+            f"'{shown(places.folder.name)}' holds no pairs: it needs prompt.json, metadata.jsonl, or the two folders source "
+            "and target with pictures of the same names."
         )
-    by_stem: dict[str, Path] = {}
-    orphans = [path for path in pictures_in(hints) if by_stem.setdefault(_stem(path, hints), path) is not path]
-    pairs, seen = [], set()
-    for path in pictures_in(targets):
-        stem = _stem(path, targets)
-        if stem not in by_stem or stem in seen:
-            orphans.append(path)
-            continue
-        seen.add(stem)
-        hint = by_stem[stem]
-        pairs.append(Pair(path.relative_to(folder).as_posix(), hint, path, _caption_beside(path) or _caption_beside(hint)))
-    orphans += [path for stem, path in by_stem.items() if stem not in seen]
-    return Listing(tuple(pairs), tuple(path.relative_to(folder).as_posix() for path in orphans))
+    partners = _partners(list(hints.pictures), list(targets.pictures))
+    pairs = []
+    for stem, own in partners.items():
+        path, target = targets.pictures[stem]
+        caption, problem = _caption(places, [targets.text_of(stem), hints.text_of(own)])
+        pairs.append(Pair(places.name_of(path), hints.pictures[own][1], target, caption, problem))
+    used = set(partners.values())
+    alone = [targets.pictures[stem] for stem in targets.pictures if stem not in partners]
+    alone += [hints.pictures[stem] for stem in hints.pictures if stem not in used]
+    return Listing(tuple(pairs), (*hints.orphans, *targets.orphans, *(listed(places.name_of(path)) for path, _ in alone)))
+
+
+def _partners(hints: Sequence[str], targets: Sequence[str]) -> dict[str, str]:
+    """Each target's hint, by path without extension: the same, or the same signs composed in another way."""
+    exact = set(hints) & set(targets)
+    others = {composed(stem): stem for stem in reversed(hints) if stem not in exact}
+    found = {stem: stem if stem in exact else others.pop(composed(stem), None) for stem in targets}
+    return {stem: hint for stem, hint in found.items() if hint is not None}
 
 
 def _first_folder(folder: Path, names: Sequence[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_dir()), None)
+    return next((folder / name for name in names if is_folder(folder / name)), None)
 
 
-def _stem(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).with_suffix("").as_posix()
+def _side(places: Places, names: Sequence[str]) -> _Side | None:
+    folder = _first_folder(places.folder, names)
+    if folder is None:
+        return None
+    check_inside(folder, places.roots, places.name_of(folder))
+    side = _Side()
+    for path, reason in sorted(places.walk(folder)):
+        name = places.name_of(path)
+        if reason:
+            side.orphans.append(listed(name, reason))
+            continue
+        ending, stem = path.suffix.lower(), path.relative_to(folder).with_suffix("").as_posix()
+        if ending == CAPTION:
+            side.texts.setdefault(stem, path)
+        elif ending in NOT_READ:
+            side.orphans.append(listed(name, f"{ending} files are not read: save it as PNG, JPEG or WEBP"))
+        elif ending in EXTENSIONS:
+            _add_picture(places, side, stem, path)
+    return side
 
 
-def _caption_beside(path: Path) -> str:
-    text = path.with_suffix(".txt")
-    if not text.is_file() or text.is_symlink():
-        return ""
-    return " ".join(text.read_text(encoding="utf-8", errors="replace").split())
+def _add_picture(places: Places, side: _Side, stem: str, path: Path) -> None:
+    name, place = places.name_of(path), places.find(path)
+    if not _is_text(name):
+        side.orphans.append(listed(name, "its name is not UTF-8: rename it"))
+    elif isinstance(place, str):
+        side.orphans.append(listed(name, place))
+    elif stem in side.pictures:
+        other = places.name_of(side.pictures[stem][0])
+        side.orphans.append(listed(name, f"'{shown(other)}' has the same name"))
+    else:
+        side.pictures[stem] = path, place
 
 
-def _from_rows(folder: Path, rows: Path) -> Listing:
-    pairs, orphans = [], []
-    for number, row in enumerate(_read_rows(rows), 1):
-        hint, target = (_path_of(folder, row, keys, rows, number) for keys in (_HINT_KEYS, _TARGET_KEYS))
-        caption = next((str(row[key]) for key in CAPTION_KEYS if row.get(key)), "")
-        missing = [path for path in (hint, target) if not path.is_file()]
-        if missing:
-            orphans.append(f"{missing[0].relative_to(folder).as_posix()} ({rows.name}, row {number})")
-        else:
-            pairs.append(Pair(target.relative_to(folder).as_posix(), hint, target, " ".join(caption.split())))
-    return Listing(tuple(pairs), tuple(orphans))
-
-
-def _read_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """JSON Lines, which is what CtrLoRA's prompt.json is, or one JSON list."""
-    text = path.read_text(encoding="utf-8")
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+def _is_text(name: str) -> bool:
+    """The system gives bytes that are no text as halves of surrogate pairs."""
     try:
-        if text.lstrip().startswith("["):
-            rows = list(enumerate(json.loads(text), 1))
-        else:
-            rows = [(number, json.loads(line)) for number, line in lines]
-    except ValueError as error:
-        raise ValueError(f"'{path.name}' cannot be read ({error}): it needs one JSON object a line.") from error
-    for number, row in rows:
-        if not isinstance(row, Mapping):
-            raise ValueError(f"Row {number} of '{path.name}' is no JSON object: write source, target and prompt in each.")
-        yield row
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def _path_of(folder: Path, row: Mapping[str, Any], keys: Sequence[str], rows: Path, number: int) -> Path:
-    found = next((row[key] for key in keys if isinstance(row.get(key), str)), None)
-    if not found:
-        raise ValueError(f"Row {number} of '{rows.name}' has none of {', '.join(keys)}: name the picture in one of them.")
-    relative = PurePosixPath(found.replace("\\", "/"))
-    if relative.is_absolute() or ".." in relative.parts or ":" in relative.parts[0]:
-        raise ValueError(f"Row {number} of '{rows.name}' leads out of the folder ('{found}'): write paths inside it.")
-    return folder / relative
+def _caption(places: Places, texts: Sequence[Path | None]) -> tuple[str, str]:
+    """The first of some captions that is not empty, and what is wrong with it."""
+    for path in texts:
+        if path is not None:
+            try:
+                caption = caption_of(places.read_text(path), places.name_of(path))
+            except ValueError as error:
+                return "", str(error)
+            if caption:
+                return caption, ""
+    return "", ""

@@ -143,11 +143,22 @@ def json_lines(text: str, name: str) -> Iterator[tuple[int, Any | UnreadableText
     Yields:
         The number of the line, from 1, with what it holds; an error, not raised, in the place of a line that is no JSON.
     """
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(_lines(text), 1):
         if not (line := line.strip(f" \t\r{MARK}")):
             continue
         try:
             found = parse_json(line, strict=False)
         except ValueError as error:
-            found = UnreadableTextError(f"Line {number} of '{shown(name)}' is no JSON ({error}): write one object a line.")
+            found = UnreadableTextError(
+                f"Row {number} of '{shown(name)}' cannot be read ({error}): write one JSON object a line."
+            )
         yield number, found
+
+
+def _lines(text: str) -> Iterator[str]:
+    """One at a time: a file may hold more lines than memory has room for."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end]
+        start = end + 1
+    yield text[start:]

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
-import stat
 import unicodedata
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import folder_paths
 
-from ...models.foreign import first_line, read_small_json, shown
+from ...models.foreign import SMALL_FILE, first_line, shown
 from ...training.cache import TensorCache
 from ...training.dataset import DatasetSettings, PairDataset, ShardSettings
-from ...training.inside import check_inside
+from ...training.folder_stamp import folder_stamp
+from ...training.inside import LeadsOutError, check_inside, own_place
 from ...training.mixed import MixedDataset, check_conditions
 from ...training.pairs import find_pairs, is_folder_of_pairs
+from ...training.places import Places, is_folder
 from ...training.raw_shards import find_shards
 from ...training.shard_index import CURE, has_index
+from ...training.texts import parse_text
 from .folders import DEMO, places_of
 
 KIND = "nextcontrol_datasets"
@@ -28,6 +30,9 @@ ABOUT = "nextcontrol.json"
 """Beside the pairs: what made the hints."""
 CACHE = ".nextcontrol"
 LONGEST_NAME = 1000
+LONGEST_REASON = 200
+LONGEST_OPTIONS = 10_000
+"""Signs of what a dataset says of its hints' options."""
 UNWRITABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Kinds of signs that no name of a folder has: control characters, halves of pairs, separators of lines."""
 
@@ -82,7 +87,7 @@ def find_folder(name: str, input_name: str = "folder") -> Path:
     """
     relative = check_folder_name(name, input_name)
     for root in dataset_roots():
-        if (root / relative).is_dir():
+        if is_folder(root / relative):
             check_inside(root / relative, dataset_roots(), name)
             return root / relative
     other = "" if input_name == "pictures" else ", or let Make Pairs make one"
@@ -97,7 +102,7 @@ def find_pictures(name: str) -> Path:
         return find_folder(name, "pictures")
     except FileNotFoundError:
         shipped = DEMO / check_folder_name(name, "pictures")
-        if not shipped.is_dir():
+        if not is_folder(shipped):
             raise
         return shipped
 
@@ -105,7 +110,7 @@ def find_pictures(name: str) -> Path:
 def new_folder(name: str, input_name: str) -> Path:
     """The folder of that name, or where it is to be made, below input/; errors as in `find_folder`."""
     relative = check_folder_name(name, input_name)
-    existing = next((root / relative for root in dataset_roots() if (root / relative).is_dir()), None)
+    existing = next((root / relative for root in dataset_roots() if is_folder(root / relative)), None)
     path = existing or dataset_roots()[0] / relative
     check_inside(path, dataset_roots(), name)
     return path
@@ -135,13 +140,21 @@ def open_dataset(name: str, settings: DatasetSettings, shards: ShardSettings | N
         for path in packed:
             check_inside(path, dataset_roots(), path.name)
         return PairDataset(name, folder, (), (), settings, _read_about(folder), packed, shards or ShardSettings())
-    listing = find_pairs(folder, dataset_roots())
+    try:
+        listing = find_pairs(folder, dataset_roots())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"'{shown(name)}' cannot be read ({shown(error.strerror)}): make it readable.") from error
     if not listing.pairs:
+        if listing.problems:
+            raise ValueError(" ".join(listing.problems[:3]))
         raise ValueError(
             f"'{shown(name)}' holds no pair whose two pictures are there: give hint and target the same file name in source/ "
             "and target/, or let Make Pairs make the folder."
         )
-    return PairDataset(name, folder, listing.pairs, listing.orphans, settings, _read_about(folder), shards=shards)
+    about = _read_about(folder)
+    return PairDataset(name, folder, listing.pairs, listing.orphans, settings, about, shards=shards, problems=listing.problems)
 
 
 def encoded_folder(dataset: PairDataset) -> Path:
@@ -175,10 +188,9 @@ def open_datasets(folders: Mapping[str, str], settings: DatasetSettings, shards:
 
 def cache_of(dataset: PairDataset) -> TensorCache:
     """The dataset's encoded latents and texts, in a hidden folder of its own; those of others are read as well."""
-    folder, *others = [folder / CACHE for folder in (dataset.folder, *dataset.shared_with)]
-    for cache in (folder, *others):
-        check_inside(cache, dataset_roots(), CACHE)
-    return TensorCache(folder, others)
+    roots = dataset_roots()
+    own = own_place(check_inside(dataset.folder, roots, dataset.name), CACHE)
+    return TensorCache(own, [check_inside(folder / CACHE, roots, CACHE) for folder in dataset.shared_with])
 
 
 def stamp_of(name: str | None) -> Any:
@@ -189,23 +201,35 @@ def stamp_of(name: str | None) -> Any:
         folder = find_folder(name)
     except (OSError, ValueError):
         return None
-    found = []
-    for place, folders, names in os.walk(folder):  # which passes over what it cannot look into
-        folders[:] = [inner for inner in folders if inner != CACHE]
-        for name in names:
-            with suppress(OSError):  # a link that leads to itself, a file that has just gone
-                status = (Path(place) / name).stat()
-                if stat.S_ISREG(status.st_mode):
-                    found.append(((Path(place) / name).relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
-    return sorted(found)
+    return folder_stamp(folder, dataset_roots(), CACHE)
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
-    path = folder / ABOUT
-    if not path.is_file() or path.is_symlink():
+    """What Make Pairs wrote; a hint_type and options of another kind are refused, since they end in the trained file."""
+    places = Places(folder, dataset_roots())
+    if not os.path.lexists(folder / ABOUT):
         return {}
     try:
-        about = read_small_json(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"'{ABOUT}' in '{shown(folder.name)}' is damaged ({first_line(error)}): delete it.") from error
-    return about if isinstance(about, dict) else {}
+        about = parse_text(places.read_text(folder / ABOUT, SMALL_FILE), ABOUT)
+    except LeadsOutError:
+        raise
+    except ValueError as error:
+        name = shown(folder.name)
+        raise ValueError(f"'{ABOUT}' in '{name}' is damaged ({first_line(error, LONGEST_REASON)}): delete it.") from error
+    if not _is_about(about):
+        raise ValueError(
+            f"'{ABOUT}' in '{shown(folder.name)}' is damaged (it is no object with a short name as hint_type and an object as "
+            "options): delete it."
+        )
+    return dict(about)
+
+
+def _is_about(about: Any) -> bool:
+    """Whether it can be written into the header of what is trained, where it ends."""
+    if not isinstance(about, Mapping):
+        return False
+    name, options = about.get("hint_type", ""), about.get("options", {})
+    try:
+        return isinstance(options, dict) and shown(name) == name and len(json.dumps(options)) <= LONGEST_OPTIONS
+    except RecursionError:
+        return False

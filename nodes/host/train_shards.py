@@ -12,7 +12,7 @@ import comfy.utils
 from ...models.foreign import shown
 from ...training.cache import digest_of
 from ...training.chunks import check_settings, chunks_of
-from ...training.dataset import PairDataset, ShardSettings
+from ...training.dataset import PairDataset, ShardSettings, take_note
 from ...training.encode import PictureEncoder, TextEncoder
 from ...training.encoded_pair import PairEncoder
 from ...training.objective import Objective
@@ -47,6 +47,7 @@ def encode_shards(
     folder = encoded_folder(dataset)
     if folder == dataset.folder:
         raise ValueError(f"'{shown(dataset.name)}' holds encoded shards already: name the folder of their pairs.")
+    take_note(dataset.name, dataset.problems, dataset.settings)
     bar = comfy.utils.ProgressBar(1)
 
     def on_pair(pairs: int, shard: int, shards: int) -> None:

@@ -87,7 +87,7 @@ def test_a_bad_line_stands_alone():
     assert (found[1], found[5]) == ({"a": 1}, 2)
     for number in (2, 3, 4):
         assert isinstance(found[number], UnreadableTextError)
-        assert f"Line {number} of 'm.jsonl' is no JSON" in str(found[number])
+        assert f"Row {number} of 'm.jsonl' cannot be read (" in str(found[number])
 
 
 @pytest.mark.parametrize(
