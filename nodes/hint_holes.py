@@ -13,7 +13,7 @@ from ..preprocessors.inpaint import inpaint
 from ..preprocessors.outpaint import Mode, outpaint, outpaint_window
 from .host.controlnext_file import check_choice
 from .host.hint_output import fit_holes, make_hints, seeds_for, show
-from .host.hints import check_image
+from .host.hints import check_image, real_mask
 from .host.progress import FRAMES_PER_CHUNK
 from .sockets import REGIONS_HINTS, image_input, per_frame_input, preview_schema, resolution_input, seed_input
 
@@ -65,6 +65,7 @@ class Inpaint(io.ComfyNode):
         check_choice("shape", shape, SHAPES)
         check_image(image, "image")
         size = hint_size(image.shape[1], image.shape[2], resolution)
+        mask = real_mask(mask, image)
         if mask is None:
             holes = draw_holes(size, len(image), shape, seeds_for(image, seed, per_frame))  # type: ignore[arg-type]
         else:

@@ -12,8 +12,8 @@ from ...models.foreign import shown
 from ...models.injection import FAMILY_TITLES, Uncond
 from .control_patch import ControlNeXtPatch
 from .controlnext_file import ControlNeXtFile
-from .hints import check_image, to_masks
-from .layout import note_areas
+from .hints import check_image, real_mask, to_masks
+from .layout import Run
 from .prompt_names import add_prompt_names
 from .schedule import Schedule
 from .stack_sites import Seat
@@ -55,6 +55,7 @@ def attach_controlnext(
         ValueError: An input is malformed, or model and control do not belong together.
     """
     check_image(image, "image")
+    mask = real_mask(mask, image)
     masks = None if mask is None else to_masks(mask, "mask")
     if strength == 0 or percents[0] >= percents[1]:
         return model
@@ -97,7 +98,10 @@ def _add_patch(clone: ModelPatcher, patch: ControlNeXtPatch) -> None:
 def add_areas(clone: ModelPatcher) -> None:
     """Make the areas of prompts known during sampling; once, however often it is asked for."""
     if not clone.get_wrappers(WrappersMP.CALC_COND_BATCH, NETWORKS):
-        clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, NETWORKS, note_areas)
+        run = Run()
+        clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, NETWORKS, run.note_areas)
+        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, NETWORKS, run.outer_sample)
+        clone.add_callback_with_key(CallbacksMP.ON_PRE_RUN, NETWORKS, run.begin)
 
 
 def _add_network(clone: ModelPatcher, network: ModelPatcher) -> None:

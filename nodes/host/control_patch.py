@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from ...models.controlnext import ControlNeXt, HintFeatures
 from ...models.injection import Injection, Uncond, match_statistics, standardize
-from .hints import LATENT_SCALE, fit_hint, fit_mask, note_unused_frames, rows_of, window_of
-from .layout import Area, Size, areas_of
+from .hints import LATENT_SCALE, Unused, fit_hint, fit_mask, rows_of, window_of
+from .layout import Area, Size, parts_of
 from .prompt_names import PromptNames
 from .schedule import Schedule
 from .stack_sites import Seat
@@ -83,7 +83,7 @@ class ControlNeXtPatch:
     _controls: dict[tuple[int, float], Tensor] = field(default_factory=dict)
     _masks: Tensor | None = None
     _kept_for: tuple[Size, torch.device, torch.dtype] | None = None
-    _is_noted: bool = False
+    _unused: Unused = field(default_factory=Unused)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ControlNeXtPatch:
         return self
@@ -94,11 +94,12 @@ class ControlNeXtPatch:
         """Start of a run."""
         self.set_range(model)
         self.forget()
-        self._is_noted = False
+        self._unused.begin()
 
     def on_cleanup(self, _model: ModelPatcher) -> None:
         """End of a run, also of a cancelled one."""
         self.forget()
+        self._unused.end(len(self.frames), 0 if self.masks is None else len(self.masks))
 
     def diffusion_model(
         self,
@@ -166,18 +167,20 @@ class ControlNeXtPatch:
         factor = self.schedule.factor(numbers[-1]) if len(sigmas) else 1.0
         if factor == 0:
             return None
-        size, areas = areas_of(options, Size(x.shape[-2], x.shape[-1]), len(prompts))
+        size, areas, order = parts_of(options, x, len(prompts), is_scaled=True)
+        multipliers = [multipliers[prompt] for prompt in order]
         self._keep_for(size, x.device, x.dtype)
-        batch, window = x.shape[0] // len(prompts), options.get("context_window")
+        batch, window = x.shape[0] // len(areas), options.get("context_window")
         places = window_of(options)
-        hints = rows_of(batch, len(self.frames), getattr(window, "hint_list", places)) * len(prompts)
+        self._unused.note(batch, options, len(self.frames), 0 if self.masks is None else len(self.masks))
+        hints = rows_of(batch, len(self.frames), getattr(window, "hint_list", places)) * len(areas)
         needed = list(zip(hints, times, strict=True))
         distinct = {row: index for index, row in enumerate(dict.fromkeys(needed))}
         return Plan(
             control=self._control(list(distinct)),
             rows=[distinct[row] for row in needed],
             masks=self._fitted_masks(),
-            mask_rows=rows_of(batch, 1 if self.masks is None else len(self.masks), places) * len(prompts),
+            mask_rows=rows_of(batch, 1 if self.masks is None else len(self.masks), places) * len(areas),
             chunks=[Chunk(area, multiplier * factor) for area, multiplier in zip(areas, multipliers, strict=True)],
             size=size,
         )
@@ -190,11 +193,6 @@ class ControlNeXtPatch:
         if positive == negative:
             return [positive] * len(prompts)
         return [negative if is_negative else positive for is_negative in self.names.negatives(options, prompts)]
-
-    def _note_unused(self, batch: int, window: list[int] | None) -> None:
-        if not self._is_noted:
-            self._is_noted = True
-            note_unused_frames(len(self.frames), batch, window)
 
     def _keep_for(self, size: Size, device: torch.device, dtype: torch.dtype) -> None:
         if self._kept_for != (size, device, dtype):
@@ -224,7 +222,7 @@ class ControlNeXtPatch:
         missing = [hint for hint in dict.fromkeys(hints) if hint not in self._features]
         known = self._features
         if missing:
-            read = self.network.read_hint(fit_hint(self.frames[missing].to(device), size).to(dtype))
+            read = self.network.read_hint(fit_hint(self.frames[missing].float().to(device), size).to(dtype))
             fresh = map(HintFeatures, read.shortcut.split(1), read.hidden.split(1))
             known = {**known, **dict(zip(missing, fresh, strict=True))}
             weight = sum(tensor.nbytes for pair in known.values() for tensor in pair)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,11 @@ from torch import Tensor
 from ...models.combine import cap_factor, guess_weight, norm, resolution_weight
 from .control_dicts import Control, join_controls
 from .ctrlora_control import CtrLoRAControl
-from .hints import note_unused_frames, window_of
-from .layout import Size, areas_of
+from .hints import LATENT_SCALE, Unused
+from .layout import Area, Size, parts_of
 from .readout import Readout, Spot, group_of
 from .schedule import Schedule
+from .stack_planes import from_planes, to_planes
 from .stack_view import View
 
 DEPTHS = ("input", "output", "middle")
@@ -64,13 +66,15 @@ class ControlStack(ControlBase):
     """The members of a stack that are controls of the host, those of other nodes before it as its predecessor."""
 
     def __init__(self, members: list[Member], rules: Rules, readout: Readout | None) -> None:
+        self.members: list[Member] = []
         super().__init__()
         self.members = members
         self.rules = rules
         self.readout = readout
         self.key = f"nextcontrol.control_stack.{next(_counter)}"
         self._masks: dict[tuple[int, Size, torch.device], Tensor] = {}
-        self._is_noted = False
+        self._tiles: dict[int, tuple[Tensor, list[tuple[Tensor, Tensor | None]]]] = {}
+        self._unused = {member: Unused() for member in members}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ControlStack:
         # The host copies a model's patches deeply, and with them what they are bound to.
@@ -82,8 +86,26 @@ class ControlStack(ControlBase):
         """A stack with copies of its members."""
         members = [Member(m.position, m.control.copy(), m.masks, m.schedule.copy()) for m in self.members]
         copy = ControlStack(members, self.rules, self.readout)
-        self.copy_to(copy)
+        own, self.members = self.members, []  # whose hints the copies have already
+        try:
+            self.copy_to(copy)
+        finally:
+            self.members = own
         return copy
+
+    @property
+    def cond_hint_original(self) -> Tensor | None:
+        """The hints and masks of all members as the channels of one picture, for nodes that cut a control's hint into tiles.
+
+        They read (N, C, H, W), cut and resize it, and put the result in its place, of this control or of a copy.
+        """
+        return None if not self.members else to_planes(self.members)
+
+    @cond_hint_original.setter
+    def cond_hint_original(self, planes: Tensor | None) -> None:
+        if planes is not None and self.members:
+            from_planes(self.members, planes)
+            self._masks = {}
 
     def get_models(self) -> list[ModelPatcher]:
         """The networks to load, each once."""
@@ -108,14 +130,16 @@ class ControlStack(ControlBase):
         for member in self.members:
             member.control.pre_run(model, percent_to_timestep_function)
             member.schedule.begin(percent_to_timestep_function)
-        self._masks, self._is_noted = {}, False
+            self._unused[member].begin()
+        self._masks = {}
 
     def cleanup(self) -> None:
         """End of a run."""
         super().cleanup()
         for member in self.members:
+            self._unused[member].end(*_frames_of(member))
             member.control.cleanup()
-        self._masks = {}
+        self._masks, self._tiles = {}, {}
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: Mapping[str, Any], batched_number: int, transformer_options: dict[str, Any]
@@ -135,12 +159,56 @@ class ControlStack(ControlBase):
         before = None
         if self.previous_controlnet is not None:
             before = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
-        self._note_unused(len(x_noisy) // batched_number, transformer_options)
+        call = (x_noisy, t, cond, batched_number, transformer_options)
+        with self._on_tiles(x_noisy) as is_on_tiles:
+            return self._control(before, *call, is_on_tiles)
+
+    @contextmanager
+    def _on_tiles(self, x_noisy: Tensor) -> Iterator[bool]:
+        """The members with the hints and masks of tiles that another node has put into `cond_hint`, one for each row."""
+        given, size = self.cond_hint, [side * LATENT_SCALE for side in x_noisy.shape[-2:]]
+        if not isinstance(given, Tensor) or [len(given), *given.shape[2:]] != [len(x_noisy), *size]:
+            yield False
+            return
+        kept = [(member.control.cond_hint_original, member.masks) for member in self.members]
+        if id(given) not in self._tiles:
+            from_planes(self.members, given)
+            own = [(member.control.cond_hint_original, member.masks) for member in self.members]
+            self._tiles[id(given)] = (given, own)
+        try:
+            self._set_pictures(self._tiles[id(given)][1], has_row_each=True)
+            yield True
+        finally:
+            self._set_pictures(kept, has_row_each=False)
+
+    def _set_pictures(self, pictures: list[tuple[Tensor, Tensor | None]], has_row_each: bool) -> None:
+        for member, (hint, masks) in zip(self.members, pictures, strict=True):
+            member.control.cond_hint_original, member.control.cond_hint, member.masks = hint, None, masks
+            if isinstance(member.control, CtrLoRAControl):
+                member.control.has_row_each = has_row_each
+        self._masks = {}
+
+    def _control(
+        self,
+        before: Control | None,
+        x_noisy: Tensor,
+        t: Tensor,
+        cond: Mapping[str, Any],
+        batched_number: int,
+        transformer_options: dict[str, Any],
+        is_on_tiles: bool,
+    ) -> Control | None:
+        """As `get_control`, with what the controls before the stack add."""
+        size = Size(x_noisy.shape[-2], x_noisy.shape[-1])
+        full, areas, _ = parts_of(transformer_options, x_noisy, batched_number, is_scaled=False)
+        if is_on_tiles:
+            full, areas = size, [Area(0, 0, *size)]
+        for member in self.members:
+            self._unused[member].note(len(x_noisy) // len(areas), transformer_options, *_frames_of(member))
         factors = self._factors(t)
         active = [member for member in self.members if factors[member]]
         found = self._evaluate(active, x_noisy, t, cond, batched_number, transformer_options)
-        size = Size(x_noisy.shape[-2], x_noisy.shape[-1])
-        view = View(size, *areas_of(transformer_options, size, batched_number), len(x_noisy), transformer_options)
+        view = View(size, full, areas, len(x_noisy), transformer_options)
         parts = [(m, self._weighted(found[m], m, factors[m], view)) for m in active if m in found]
         if not parts:
             return before
@@ -224,12 +292,6 @@ class ControlStack(ControlBase):
             self._masks[key] = view.fit(member.masks.to(residual.device))
         return view.mask_rows(self._masks[key], (residual.shape[-2], residual.shape[-1]))
 
-    def _note_unused(self, batch: int, options: Mapping[str, Any]) -> None:
-        if not self._is_noted:
-            self._is_noted = True
-            for member in self.members:
-                note_unused_frames(len(member.control.cond_hint_original), batch, window_of(options))
-
     # Inside the UNet, for the readout
 
     def note_encoder(self, h: Tensor, options: dict[str, Any]) -> Tensor:
@@ -252,15 +314,29 @@ class ControlStack(ControlBase):
     def _note(self, call: Call, depth: str, index: int, feature: Tensor) -> None:
         """What each member added at one place; the host takes residuals from the end of its lists."""
         assert self.readout is not None
-        if index < 0 or (total := call.total[depth][index]) is None:
+        if index < 0 or (total := call.total[depth][index]) is None or not is_added(total, feature):
             return
-        before = feature - total
-        for position, part in call.parts:
-            residuals = part.get(depth, [])
-            if index < len(residuals) and (residual := residuals[index]) is not None:
-                group = "middle" if depth == "middle" else group_of(call.view.areas[0], residual)
-                spot = Spot(group, call.view.full, call.view.areas)
-                self.readout.note(position, spot, residual.to(feature.dtype), before)
+        with self.readout.harmless():
+            before = feature - total
+            for position, part in call.parts:
+                residuals = part.get(depth, [])
+                if index < len(residuals) and (residual := residuals[index]) is not None:
+                    group = "middle" if depth == "middle" else group_of(call.view.areas[0], residual)
+                    spot = Spot(group, call.view.full, call.view.areas)
+                    self.readout.note(position, spot, residual.to(feature.dtype), before)
+
+
+def is_added(residual: Tensor, feature: Tensor) -> bool:
+    """Whether the host can add a residual to a feature: it leaves it out where another node has shrunk the feature."""
+    if residual.ndim != feature.ndim:
+        return False
+    return all(own in (1, there) for own, there in zip(residual.shape, feature.shape, strict=True))
+
+
+def _frames_of(member: Member) -> tuple[int, int]:
+    """How many hints and masks no one else counts: a CtrLoRA counts its hints itself."""
+    hints = 0 if isinstance(member.control, CtrLoRAControl) else len(member.control.cond_hint_original)
+    return hints, 0 if member.masks is None else len(member.masks)
 
 
 def stacks_in(control: ControlBase | None) -> Iterator[ControlStack]:

@@ -19,9 +19,9 @@ from ...models.adapted import Group
 from ...models.foreign import shown
 from .control_dicts import Control, add_residuals, join_controls
 from .control_patch import PIXELS_PER_PASS
-from .ctrlora_hint import LATENT_CHANNELS, HintLatents, Posterior
+from .ctrlora_hint import LATENT_CHANNELS, GivenLatents, HintLatents, Posterior, to_encoder_range
 from .ctrlora_load import CtrLoRABase
-from .hints import LATENT_SCALE, check_image, rows_of, window_of
+from .hints import LATENT_SCALE, Unused, check_image, rows_of, window_of
 from .layout import Size
 from .managed import ONE_GPU
 from .vae_family import is_sdxl_vae
@@ -34,7 +34,8 @@ class Row(NamedTuple):
     """One distinct input of the network."""
 
     member: CtrLoRAControl
-    hint: int
+    latent: Tensor
+    """(1, 4, h, w) of the hint, not yet scaled."""
     time: float
     text: int
     """Row of the call's text."""
@@ -69,7 +70,14 @@ class CtrLoRAControl(ControlBase):
         """For texts."""
         # Makes the host's Apply nodes hand over the VAE.
         self.latent_format = comfy.latent_formats.SD15()
-        self._hints: HintLatents | None = None
+        # Nodes for tiled diffusion put latents of the tiles into `cond_hint`, made as these two say: cells of the latent, from
+        # pixels that the VAE is to see in the range of `HintLatents`.
+        self.compression_ratio = 1
+        self.preprocess_image = to_encoder_range
+        self.has_row_each = False
+        """There is a hint for each row of a call, of all of its prompts: those of tiles."""
+        self._hints: dict[int, tuple[Tensor, HintLatents]] = {}
+        self._unused = Unused()
         self._recent: dict[tuple[Hashable, ...], list[Tensor]] = {}
         self._model: Any = None
 
@@ -103,12 +111,17 @@ class CtrLoRAControl(ControlBase):
         self.check(model)
         self._model = model
         self._recent = {}
+        self._unused.begin()
         self.base.cache.start_run()
 
     def cleanup(self) -> None:
         """End of a run."""
+        if self._model is not None:
+            self._unused.end(len(self.cond_hint_original))
         super().cleanup()
         self._recent = {}
+        # Of the hint itself they stay for the next run.
+        self._hints = {key: kept for key, kept in self._hints.items() if kept[0] is self.cond_hint_original}
         self._model = None
 
     def get_control(
@@ -167,10 +180,15 @@ class CtrLoRAControl(ControlBase):
         text = cond.get("crossattn_controlnet", cond["c_crossattn"])
         window = window_of(transformer_options)
         digests = _digests(text)
+        batch = len(x_noisy) // batched_number
         plans = []
         for member in active:
-            hints = rows_of(len(x_noisy) // batched_number, len(member.cond_hint_original), window) * batched_number
-            plans.append(member._rows(hints, numbers[1:], digests, size))
+            tiles = member._tiles(size, len(x_noisy))
+            is_each = tiles is not None or member.has_row_each
+            if not is_each:
+                member._unused.note(batch, transformer_options, len(member.cond_hint_original))
+            hints = rows_of(batch, len(member.cond_hint_original), window) * batched_number
+            plans.append(member._rows(list(range(len(x_noisy))) if is_each else hints, numbers[1:], digests, size, tiles))
         results = self._evaluate([row for plan in plans for row in plan], text, size, x_noisy.device)
         return {member: member._residuals(plan, results) for member, plan in zip(active, plans, strict=True)}
 
@@ -226,18 +244,38 @@ class CtrLoRAControl(ControlBase):
             )
         check_image(self.cond_hint_original.movedim(1, -1), "image")
 
-    def _rows(self, hints: Sequence[int], times: Sequence[float], digests: Sequence[bytes], size: Size) -> list[Row]:
+    def _tiles(self, size: Size, rows: int) -> GivenLatents | None:
+        """The latents that another node has made for the tiles of this call, one for each row."""
+        given = self.cond_hint
+        if not isinstance(given, Tensor) or given.shape != (rows, LATENT_CHANNELS, *size):
+            return None
+        return GivenLatents(self._model.latent_format.process_out(given.float()))
+
+    def _rows(
+        self,
+        hints: Sequence[int],
+        times: Sequence[float],
+        digests: Sequence[bytes],
+        size: Size,
+        tiles: GivenLatents | None = None,
+    ) -> list[Row]:
         """The network's input for each row of the batch."""
-        frames = self.cond_hint_original.movedim(1, -1)  # BCHW -> BHWC
-        if self._hints is None or self._hints.vae is not self.vae:
-            self._hints = HintLatents(frames, self.vae, self.posterior)
-        self._hints.encode(hints, size)
+        source = tiles or self._encoded()
+        source.encode(hints, size)
         first = {digest: index for index, digest in reversed(list(enumerate(digests)))}
         own = (self.identity, self.lora_strength, self._dtype, self._heads)
         return [
-            Row(self, hint, time, first[digest], (*own, self._hints.digest(hint, size), time, digest))
+            Row(self, source.latent(hint, size), time, first[digest], (*own, source.digest(hint, size), time, digest))
             for hint, time, digest in zip(hints, times, digests, strict=True)
         ]
+
+    def _encoded(self) -> HintLatents:
+        """The latents of the hint as it is now: nodes that go on tile by tile put the tile's hint into its place."""
+        hint = self.cond_hint_original
+        known = self._hints.get(id(hint))
+        if known is None or known[1].vae is not self.vae:
+            known = self._hints[id(hint)] = (hint, HintLatents(hint.movedim(1, -1), self.vae, self.posterior))  # BCHW -> BHWC
+        return known[1]
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -262,7 +300,7 @@ class CtrLoRAControl(ControlBase):
         per_pass = max(1, PIXELS_PER_PASS // (size.height * size.width * LATENT_SCALE**2))
         for start in range(0, len(missing), per_pass):
             part = missing[start : start + per_pass]
-            controls = self._run(part, text, size, device)
+            controls = self._run(part, text, device)
             for index, row in enumerate(part):
                 results[row.key] = [control[index : index + 1] for control in controls]
                 self.base.cache.put(row.key, results[row.key])
@@ -271,16 +309,16 @@ class CtrLoRAControl(ControlBase):
         self._recent = {key: kept for key, kept in self._recent.items() if key[-2] in times} | results
         return results
 
-    def _run(self, rows: list[Row], text: Tensor, size: Size, device: torch.device) -> list[Tensor]:
+    def _run(self, rows: list[Row], text: Tensor, device: torch.device) -> list[Tensor]:
         """One pass of the base over rows of one or several conditions."""
         scale = self._model.latent_format.process_in
-        latents = [row.member._hints.latent(row.hint, size) for row in rows]  # type: ignore[union-attr]
+        latents = [row.latent.to(device) for row in rows]
         groups = [
             Group(None if member.condition is None else member.condition.model, member.lora_strength, len(list(part)))
             for member, part in itertools.groupby(row.member for row in rows)
         ]
         return self.base.network.model(
-            scale(torch.cat(latents)).to(device, self._dtype),
+            scale(torch.cat(latents)).to(self._dtype),
             torch.tensor([row.time for row in rows], device=device),
             text[[row.text for row in rows]].to(device, self._dtype),
             self._heads,

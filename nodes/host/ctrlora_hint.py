@@ -26,6 +26,30 @@ class Posterior:
     seed: int = 0
 
 
+def to_encoder_range(pixels: Tensor) -> Tensor:
+    """Pixels as the host's VAE is to be given them: it maps [0, 1] to [-1, 1], and CtrLoRA's encoder was given [0, 1]."""
+    return (pixels + 1) / 2
+
+
+@dataclass(eq=False)
+class GivenLatents:
+    """Latents that another node has made, one for each row of a call."""
+
+    latents: Tensor
+    """(N, 4, h, w), not scaled."""
+
+    def encode(self, _rows: Sequence[int], _size: Size) -> None:
+        """They are encoded."""
+
+    def latent(self, row: int, _size: Size) -> Tensor:
+        """(1, 4, h, w)."""
+        return self.latents[row : row + 1]
+
+    def digest(self, row: int, size: Size) -> bytes:
+        """Identifies the latent's content."""
+        return _digest(self.latent(row, size))
+
+
 @dataclass(eq=False)
 class HintLatents:
     """The hints of one control, encoded once for each size; prompts of several areas take turns with theirs."""
@@ -42,10 +66,10 @@ class HintLatents:
         missing = [hint for hint in dict.fromkeys(hints) if (size, hint) not in self._latents]
         if not missing:
             return
-        loaded = comfy.model_management.loaded_models(only_currently_used=True)
+        # The host lists models that are gone as None until it cleans up.
+        loaded = [model for model in comfy.model_management.loaded_models(only_currently_used=True) if model is not None]
         pixels = fit_hint(self.frames[missing], size, is_area=True).movedim(1, -1)  # BCHW -> BHWC
-        # The host maps [0, 1] to [-1, 1] before it encodes; CtrLoRA was trained with [0, 1] in the encoder.
-        latents = self.vae.encode((pixels + 1) / 2)
+        latents = self.vae.encode(to_encoder_range(pixels))
         if self.posterior.is_sampled:
             latents = self._sample(pixels, missing)
         comfy.model_management.load_models_gpu(loaded)
@@ -55,9 +79,8 @@ class HintLatents:
                 "connect the VAE of an SD1.5 checkpoint."
             )
         for hint, latent in zip(missing, latents.split(1), strict=True):
-            content = latent.contiguous().cpu().float().numpy().tobytes()
             self._latents[size, hint] = latent
-            self._digests[size, hint] = hashlib.blake2b(content, digest_size=16).digest()
+            self._digests[size, hint] = _digest(latent)
 
     def latent(self, hint: int, size: Size) -> Tensor:
         """(1, 4, h, w), not yet scaled."""
@@ -79,3 +102,8 @@ class HintLatents:
             torch.randn(mean.shape[1:], generator=torch.Generator().manual_seed(self.posterior.seed + hint)) for hint in hints
         ]
         return mean + (0.5 * log_variance.clamp(-30, 20)).exp() * torch.stack(noise).to(mean)
+
+
+def _digest(latent: Tensor) -> bytes:
+    content = latent.contiguous().cpu().float().numpy().tobytes()
+    return hashlib.blake2b(content, digest_size=16).digest()

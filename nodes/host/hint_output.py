@@ -38,7 +38,7 @@ def make_hints(image: Tensor, make: Callable[..., Tensor], size: int = FRAMES_PE
         ValueError: `image` is no batch of RGB pictures; see `check_image`.
     """
     check_image(image, "image")
-    return in_chunks(image, make, size, *beside)
+    return in_chunks(image, lambda frames, *rows: make(frames.float(), *rows), size, *beside)
 
 
 def seeds_for(image: Tensor, seed: int, is_per_frame: bool) -> list[int]:
@@ -83,7 +83,7 @@ def fit_holes(mask: Tensor, image: Tensor, size: tuple[int, int]) -> Tensor:
     """
     masks = to_masks(mask, "mask")
     check_company(masks, "mask", image)
-    holes = (F.adaptive_avg_pool2d(masks[:, None].float(), size)[:, 0] > 0.5).float()
+    holes = (F.adaptive_avg_pool2d(masks[:, None], size)[:, 0] > 0.5).float()
     if not holes.any():
         logger.warning("The mask is empty, so nothing is blackened.")
     return holes.expand(len(image), -1, -1).contiguous()

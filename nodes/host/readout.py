@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +21,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...models.combine import level_of
+from ...models.foreign import first_line
 from .layout import Area, Size
 
 FOLDER = "nextcontrol"
 """Below ComfyUI's temporary folder."""
 HEAT_SIDE = 256
 """Longer side of a heat map in pixels, at least."""
+
+LOGGER = logging.getLogger("nextcontrol")
 
 Factor = Callable[[dict[str, Any]], Tensor | None]
 
@@ -44,7 +49,7 @@ class Readout:
     """Collects on the sampling device and without waiting for it; written out when a run ends.
 
     The records and pictures that the node returned stay the same objects and files and are filled in after the run, so that
-    the page and the history of the API have them.
+    the page and the history of the API have them. It is a display: what goes wrong with it is said once and ends no run.
 
     Args:
         names: Of the controls, in the stack's order; None for one that does not act.
@@ -63,17 +68,29 @@ class Readout:
             {"filename": f"stack_{self.key[-32:]}_{record['position']:02}.png", "subfolder": FOLDER, "type": "temp"}
             for record in self.records
         ]
-        for image in self.images:
-            _write(image, np.zeros((HEAT_SIDE, HEAT_SIDE), dtype=np.float32))
         self.forget()
+        with self.harmless():
+            for image in self.images:
+                _write(image, np.zeros((HEAT_SIDE, HEAT_SIDE), dtype=np.float32))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Readout:
         return self
+
+    @contextmanager
+    def harmless(self) -> Iterator[None]:
+        """Stop the readout in place of the run where something about it fails; once it has stopped it takes no more notes."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - other packs' patches and the user's disk are in it
+            if not self.has_stopped:
+                LOGGER.warning("The readout of the control stack stops here and the run goes on (%s).", first_line(error))
+            self.has_stopped = True
 
     # During a run
 
     def forget(self) -> None:
         """Start of a run."""
+        self.has_stopped = False
         self._shares: defaultdict[tuple[int, str], list[Tensor]] = defaultdict(list)
         self._heat: dict[int, Tensor] = {}
         self._calls: Counter[int] = Counter()
@@ -87,6 +104,12 @@ class Readout:
             added: (N, C, h, w), or one row for all.
             feature: (N, C, h, w), without it.
         """
+        if self.has_stopped:
+            return
+        with self.harmless():
+            self._note(position, spot, added, feature)
+
+    def _note(self, position: int, spot: Spot, added: Tensor, feature: Tensor) -> None:
         cells = torch.linalg.vector_norm(added.float(), dim=1, keepdim=True)
         rows = cells.square().sum(dim=(1, 2, 3)).sqrt()
         whole = torch.linalg.vector_norm(feature.float().flatten(1), dim=1)
@@ -121,9 +144,10 @@ class Readout:
 
     def flush(self, options: dict[str, Any]) -> None:
         """Take note of what has been put off."""
-        for position, spot, added, feature, factor in options.pop(self.key, ()):
-            kept = factor(options)
-            self.note(position, spot, added if kept is None else added * kept, feature)
+        with self.harmless():
+            for position, spot, added, feature, factor in options.pop(self.key, ()):
+                kept = factor(options)
+                self.note(position, spot, added if kept is None else added * kept, feature)
 
     def count(self, position: int) -> None:
         """A control has acted in a call of the UNet."""
@@ -133,6 +157,11 @@ class Readout:
 
     def publish(self) -> None:
         """Fill in the records, write the heat maps, and show both on the node."""
+        with self.harmless():
+            self._publish()
+        self.forget()
+
+    def _publish(self) -> None:
         if not self._shares:
             return
         for record, image in zip(self.records, self.images, strict=True):
@@ -145,7 +174,6 @@ class Readout:
             record["prompt_id"] = _prompt_id()
             _write(image, self._map_of(position))
         self._send()
-        self.forget()
 
     def ui(self) -> dict[str, Any]:
         """What the node returns beside its outputs."""

@@ -57,6 +57,7 @@ def apply_stack(
     Raises:
         ValueError: A control does not fit the model, or needs a VAE; its position is named.
     """
+    entries = [entry.with_real_mask(position) for position, entry in enumerate(entries, 1)]
     weighted = _weighted(entries, options)
     if not weighted or options.strength == 0:
         return model, positive, negative, None
@@ -144,6 +145,8 @@ def _member(position: int, entry: Entry, vae: Any) -> Member:
     assert entry.image is not None
     assert isinstance(entry.control, ControlBase)
     pixels = entry.image.movedim(-1, 1)  # BHWC -> BCHW
+    if not isinstance(entry.control, CtrLoRAControl):  # which converts the hints that it reads
+        pixels = pixels.float()
     control = entry.control.copy().set_cond_hint(pixels, entry.strength, entry.percents, vae=vae)
     masks = None if entry.mask is None else to_masks(entry.mask, "mask")
     return Member(position, control, masks, Schedule(*entry.percents, entry.curve))

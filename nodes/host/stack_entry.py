@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from comfy.controlnet import ControlBase
 from torch import Tensor
 
 from .controlnext_file import ControlNeXtFile
 from .ctrlora_control import CtrLoRAControl
-from .hints import check_image, to_masks
+from .hints import check_image, is_no_mask, real_mask, to_masks
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,12 @@ class Entry:
     def is_off(self) -> bool:
         """Adds nothing whatever the control is, so that control and hint need not be there."""
         return is_off(self.strength, *self.percents)
+
+    def with_real_mask(self, position: int) -> Entry:
+        """Without what loaders give in the place of a mask, which is said."""
+        if self.is_off or self.image is None:
+            return self
+        return replace(self, mask=real_mask(self.mask, self.image, f"mask of control {position}"))
 
     @property
     def is_blank(self) -> bool:
@@ -87,7 +93,7 @@ def check_entry(entry: Entry, position: int) -> None:
         raise ValueError(f"Control {position} of the stack ({entry.name}) has no hint: connect its image.")
     with at(position, entry):
         check_image(entry.image, "image")
-        if entry.mask is not None:
+        if entry.mask is not None and not is_no_mask(entry.mask, entry.image):
             masks, frames = len(to_masks(entry.mask, "mask")), len(entry.image)
             if masks > 1 and frames > 1 and masks != frames:
                 raise ValueError(f"The mask has {masks} frames and the hint {frames}: use one mask, or one for each frame.")

@@ -71,8 +71,9 @@ class Seat:
         options[self.key] = gathered
         if self.readout is not None:
             self.readout.count(self.position)
-            group = "middle" if self.place.block[0] == "output" else group_of(areas[0], added)
-            self.readout.note_later(options, self.position, Spot(group, size, areas), added, feature, self._factor_of)
+            with self.readout.harmless():
+                group = "middle" if self.place.block[0] == "output" else group_of(areas[0], added)
+                self.readout.note_later(options, self.position, Spot(group, size, areas), added, feature, self._factor_of)
         factor = self._factor_of(options)
         return after if factor is None else gathered.before + (after - gathered.before) * factor.to(after.dtype)
 

@@ -85,19 +85,19 @@ def fit_reference(image: Tensor, size: Size) -> Tensor:
         size: Of the latent.
 
     Returns:
-        (1, h, w, 3) in [0, 1]: cut in the centre to the clip's shape, then resized. Bytes of a picture of the right size stay
-        as they are. The reference cuts alike and resizes without antialiasing first, which we leave out.
+        (1, h, w, 3) in [0, 1] and fp32: cut in the centre to the clip's shape, then resized. Bytes of a picture of the right
+        size stay as they are. The reference cuts alike and resizes without antialiasing first, which we leave out.
     """
     from PIL import Image
 
     target = (size.width * LATENT_SCALE, size.height * LATENT_SCALE)
-    cut = center_crop(image.movedim(-1, 1), size).movedim(1, -1)  # BHWC -> BCHW -> BHWC
+    cut = center_crop(image.movedim(-1, 1).float(), size).movedim(1, -1)  # BHWC -> BCHW -> BHWC
     if (cut.shape[2], cut.shape[1]) == target:
         return cut
     picture = Image.fromarray((cut[0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
     # Source: diffusers 0.30.3 image_processor.py, the default filter of VaeImageProcessor.
     resized = np.asarray(picture.resize(target, Image.Resampling.LANCZOS), dtype=np.float32) / 255
-    return torch.from_numpy(resized)[None].to(image)
+    return torch.from_numpy(resized)[None].to(image.device)
 
 
 def squash_for_clip(pixels: Tensor, side: int) -> Tensor:

@@ -27,6 +27,8 @@ class Window:
     """Places of its frames in the clip."""
     hint_list: list[int]
     """Places of its hints: the first is always the clip's first, the reference's pose, as the network was trained."""
+    total_frames: int
+    """Of the clip."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class VideoWindows:
                 span = slice(start, start + self.window)
                 guider.conds = {name: cut_prompts(prompts, span, frames) for name, prompts in whole.items()}
                 level = timestep[span] if len(timestep) == frames else timestep
-                denoised = executor(x[span], level, _with_window(options, span), seed)
+                denoised = executor(x[span], level, _with_window(options, span, frames), seed)
                 weight = torch.tensor(weights, dtype=x.dtype, device=x.device)[:, None, None, None]
                 result[span] += denoised * weight
                 total[span] += weight
@@ -172,7 +174,7 @@ def _cut_cond(name: str, cond: Any, span: slice, frames: int) -> Any:
     return type(cond)(_cut(inside, span, frames)) if isinstance(inside, Tensor) else cond
 
 
-def _with_window(model_options: Mapping[str, Any], span: slice) -> dict[str, Any]:
+def _with_window(model_options: Mapping[str, Any], span: slice, frames: int) -> dict[str, Any]:
     places = list(range(span.start, span.stop))
-    options = {**model_options.get("transformer_options", {}), "context_window": Window(places, [0, *places[1:]])}
+    options = {**model_options.get("transformer_options", {}), "context_window": Window(places, [0, *places[1:]], frames)}
     return {**model_options, "transformer_options": options}

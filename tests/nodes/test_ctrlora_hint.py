@@ -117,7 +117,7 @@ def test_each_hint_is_encoded_once_for_a_size(seen, base_folder):
     run_control(control, model, text, sigma)  # the first size is still there, as regional prompts need it
     assert len(seen) == 3
     copy = control.copy()
-    assert copy._hints is None
+    assert not copy._hints
     assert copy.base is control.base
     assert copy.condition is control.condition
 

@@ -93,8 +93,13 @@ def test_every_type_has_a_node_that_takes_its_options_by_name():
         (torch.full((2, 64, 96, 3), float("nan")), r"^image has NaN or infinite pixels"),
         (torch.full((1, 64, 96, 3), float("inf")), r"^image has NaN or infinite pixels"),
         (torch.zeros(64, 96, 3), r"^image has the shape \(64, 96, 3\)"),
+        (torch.full((1, 64, 96, 3), float("inf")).half(), r"^image has NaN or infinite pixels"),
+        (torch.full((1, 64, 96, 3), 1e300, dtype=torch.float64), r"^image has NaN or infinite pixels"),
+        (torch.zeros(1, 64, 96, 3, dtype=torch.uint8), r"^image has values of the type uint8 and floats .*: divide it by 255"),
+        (torch.zeros(1, 64, 96, 3, dtype=torch.int64), r"^image has values of the type int64 and floats from 0 to 1 are"),
+        (torch.zeros(1, 64, 96, 3, dtype=torch.bool), r"^image has values of the type bool and floats from 0 to 1 are"),
     ],
-    ids=["empty", "one pixel", "alpha", "grayscale", "NaN", "infinity", "no batch"],
+    ids=["empty", "one pixel", "alpha", "grayscale", "NaN", "infinity", "no batch", "half", "double", "bytes", "ints", "bool"],
 )
 def test_a_picture_that_cannot_be_read_is_one_sentence_before_any_network_is_opened(node, image, sentence, run, monkeypatch):
     for place in ("annotators.open_annotator", "pose.open_annotator", "aux_detectors.open_detectors"):
@@ -113,6 +118,21 @@ def test_floats_outside_0_to_1_are_cut_off_and_the_picture_is_left_alone(node, r
     assert hint.shape[0] == 1
     assert hint.dtype == torch.float32
     assert 0 <= hint.min() <= hint.max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_float_type_gives_the_hint_of_its_values(node, dtype, run):
+    """One hint for the picture as it comes and as fp32, pictures and masks in all inputs, and with the needed ones alone."""
+    picture = ASTRONAUT[:, 100:180, 100:180].to(dtype)
+    sockets = [spec for spec in node.define_schema().inputs[1:] if spec.get_io_type() in ("IMAGE", "MASK")]
+    for is_full in [False, True][: 1 + any(spec.optional for spec in sockets)]:
+        names = [spec for spec in sockets if is_full or not spec.optional]
+        more = {spec.id: picture if spec.get_io_type() == "IMAGE" else picture[..., 0] for spec in names}
+        hint, *rest = run(node, picture, **more)
+        expected, *others = run(node, picture.float(), **{name: value.float() for name, value in more.items()})
+        assert hint.dtype == torch.float32
+        assert torch.equal(hint, expected)
+        assert all(torch.equal(a, b) for a, b in zip(rest, others, strict=True) if isinstance(a, torch.Tensor))
 
 
 def test_the_smallest_picture_gives_a_hint(node, run):

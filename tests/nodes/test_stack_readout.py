@@ -9,6 +9,7 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
+from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 from host_models import build_model
 from narrow import control_for, hints, narrow_model
 from nextcontrol.models.combine import norm
@@ -156,6 +157,55 @@ def test_a_run_starts_from_nothing_and_one_without_the_conditioning_says_nothing
     sample(model, *conditioning)
     sample(patched, *conditioning)
     assert readout.ui()["readout"][0] == first
+
+
+@pytest.mark.parametrize("is_before", [False, True], ids=["after the stack", "before it"])
+@pytest.mark.parametrize(("block", "factor", "after_skip"), [(2, 2.0, True), (2, 2.0, False), (1, 1.5, True), (1, 0.5, True)])
+def test_features_that_another_node_shrinks_end_no_run_and_only_what_was_added_is_counted(
+    block, factor, after_skip, is_before, base_folder, caplog
+):
+    """ComfyUI's Deep Shrink: the host leaves out what does not fit, a ControlNeXt follows the feature's size."""
+
+    def shrink(model):
+        node = PatchModelAddDownscale()
+        return node.execute(model, block, factor, 0.0, 1.0, after_skip, "bicubic", "bicubic").result[0]
+
+    entries = [entry(native("sd15_narrow"), mask=LEFT), entry(control_for(base_folder), image=hints(), mask=LEFT)]
+    results = []
+    for node in ("7", None):
+        model = shrink(narrow_model()) if is_before else narrow_model()
+        patched, *conditioning, readout = stacked(entries, model=model, node=node)
+        results.append(sample(patched if is_before else shrink(patched), *conditioning))
+        if node:
+            residual, following = readout.ui()["readout"]
+    assert torch.equal(*results)
+    assert "readout" not in caplog.text
+    assert residual["evaluations"] == following["evaluations"] == 3
+    assert residual["share"]
+    assert following["share"]
+    assert all(0 < share < 100 for share in (*residual["share"].values(), *following["share"].values()))
+
+
+@pytest.mark.parametrize(
+    "broken", ["_warm", "_map_of", "_send", "note_later", "count_nothing", "disk"], ids=lambda name: name.strip("_")
+)
+def test_a_readout_that_fails_is_said_once_and_ends_no_run(broken, base_folder, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise OSError(28, "No space left\non device")
+
+    entries = [entry(native("sd15_narrow")), entry(control_for(base_folder), image=hints())]
+    expected = sample(*stacked(entries, model=narrow_model())[:3])
+    if broken == "disk":
+        monkeypatch.setattr(readout_module, "_write", fail)
+    else:
+        monkeypatch.setattr(readout_module.Readout, broken if broken != "count_nothing" else "_note", fail)
+    patched, *conditioning, readout = stacked(entries, model=narrow_model(), node="7")
+    assert torch.equal(sample(patched, *conditioning), expected)
+    said = [record.getMessage() for record in caplog.records if "readout" in record.getMessage()]
+    assert said
+    assert all(text.startswith("The readout of the control stack stops here and the run goes on (") for text in said)
+    assert len(said) == (2 if broken == "disk" else 1)  # at the node, and after the run
+    assert json.dumps(readout.ui())
 
 
 def whole():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from host_models import build_model
@@ -13,32 +11,7 @@ from nextcontrol.nodes.host.video_conditioning import fit_reference, squash_for_
 from seeded import seeded_tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
-
-
-class Clip:
-    """Stands for the host's CLIP vision: remembers the picture."""
-
-    image_size = 32
-
-    def __init__(self, width=1024):
-        self.width, self.calls = width, []
-
-    def encode_image(self, image, crop=True):
-        """Remember, and return something."""
-        self.calls.append((image, crop))
-        return SimpleNamespace(image_embeds=seeded_tensor("embedding", [len(image), self.width]))
-
-
-class Vae:
-    """Stands for the host's VAE: means of 8x8 pixels, remembers the picture."""
-
-    def __init__(self, channels=4):
-        self.channels, self.seen = channels, []
-
-    def encode(self, pixels):
-        """Remember, and return something."""
-        self.seen.append(pixels)
-        return F.avg_pool2d(pixels.movedim(-1, 1), 8)[:, :1].repeat(1, self.channels, 1, 1)
+from vae_stand_ins import Clip, Vae
 
 
 def condition(pack_nodes, clip=None, image=None, vae=None, frames=None, **options):
