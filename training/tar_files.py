@@ -36,6 +36,8 @@ _PATIENCE = 10_000
 _READ_AHEAD = 1 << 18
 """Bytes."""
 _TEXTS = ("txt", "json")
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_PACKED_START = max(map(len, _PACKED))
 _OLD_SECONDS = 24 * 3600
 """After which nobody is writing a file any more, where the system cannot tell."""
 _TAR_END = 1024
@@ -148,6 +150,9 @@ def open_shard(path: Path, cure: str, roots: Sequence[Path] = ()) -> BinaryIO:
 
 def _check_whole(stream: BinaryIO, name: str, cure: str) -> int:
     """Refuse a file that is cut between two members, which looks like a whole one until its end; return the size."""
+    start = stream.read(_PACKED_START)
+    if packed := next((kind for mark, kind in _PACKED.items() if start.startswith(mark)), ""):
+        raise DamagedShardError(f"The shard '{name}' is compressed with {packed}, and shards are plain tar files: unpack it.")
     size = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, size - _TAR_END))
     end = stream.read()
