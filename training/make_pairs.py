@@ -13,20 +13,16 @@ from pathlib import Path
 from PIL.Image import Image
 from torch import Tensor
 
-from ..models.foreign import first_line, parse_json, read_small_json, shown
+from ..models.foreign import first_line, shown
 from ..preprocessors.canvas import hint_size
-from .durable import CannotWriteError, whole_file, write_text, writing
-from .inside import check_inside, open_real, own_place
+from .durable import CannotWriteError, whole_file, writing
+from .inside import check_inside, own_place
+from .made_files import LONGEST_REASON, PICTURE, ROWS, check_same, read_rows
 from .pair_names import name_pairs
 from .picture_files import EXTENSIONS, NOT_READ, UnreadablePictureError
 from .pictures import fit_picture, from_pixels, read_picture, to_pixels
 
-ROWS = "prompt.json"
-ABOUT = "nextcontrol.json"
 CAPTIONS = ("beside", "file_name", "none")
-PICTURE = "picture"
-"""Key of a row: the path of the picture that the pair was made of."""
-LONGEST_REASON = 300
 _OF_ITS_NAME = frozenset(
     {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 )
@@ -107,8 +103,9 @@ def make_pairs(
         raise ValueError(f"'{shown(pictures.name)}' holds no pictures that can be read{first}")
     for place in (ROWS, "source/x", "target/x"):
         own_place(target, place)
-    _check_same(target, settings)
-    rows = _read_rows(own_place(target, ROWS))
+    own = {"hint_type": settings.hint_type, "options": settings.options, "resolution": settings.resolution}
+    check_same(target, own)
+    rows = read_rows(own_place(target, ROWS))
     recorded = {picture: name for name, picture in rows.items() if picture}
     names = name_pairs(list(found), recorded, rows.keys() - recorded.values())
     maker = _Maker(target, roots, settings, make_hint)
@@ -242,70 +239,3 @@ def _caption(path: Path, captions: str) -> str:
     if captions == "none" or not text.is_file() or text.is_symlink():
         return ""
     return " ".join(text.read_text(encoding="utf-8", errors="replace").split())
-
-
-def _read_rows(place: Path) -> dict[str, str]:
-    """Read the rows of earlier runs: name of the pair to the picture it was made of, empty where that was not written down.
-
-    A last line that a kill cut short is taken off.
-
-    Args:
-        place: Of the file, which need not be there.
-
-    Returns:
-        Empty if it is not.
-
-    Raises:
-        ValueError: A line is damaged.
-    """
-    if not place.exists():
-        return {}
-    with open_real(place, ROWS) as stream:
-        data = stream.read()
-    lines = data.split(b"\n")
-    if tail := lines.pop():
-        whole = data[: -len(tail)]
-        with whole_file(place) as temporary:
-            temporary.write_bytes(data + b"\n" if _is_row(tail) else whole)
-        lines += [tail] if _is_row(tail) else []
-    rows = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                row = parse_json(line)
-                rows[row["target"].removeprefix("target/").removesuffix(".png")] = str(row.get(PICTURE) or "")
-            except (ValueError, TypeError, LookupError, AttributeError) as error:
-                raise ValueError(
-                    f"Line {number} of '{ROWS}' in '{shown(place.parent.name)}' is no row of a pair ({first_line(error)}): "
-                    "mend it, or delete the line, and the pair is listed again."
-                ) from error
-    return rows
-
-
-def _is_row(line: bytes) -> bool:
-    try:
-        return isinstance(parse_json(line), dict)
-    except ValueError:
-        return False
-
-
-def _check_same(folder: Path, settings: MakeSettings) -> None:
-    own = {"hint_type": settings.hint_type, "options": settings.options, "resolution": settings.resolution}
-    about = own_place(folder, ABOUT)
-    if about.exists():
-        try:
-            there = read_small_json(about)
-            different = [f"{key} was {there.get(key)} and is {value}" for key, value in own.items() if there.get(key) != value]
-        except (OSError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"'{ABOUT}' in '{shown(folder.name)}' cannot be read ({first_line(error)}): choose another folder."
-            ) from error
-        if different:
-            raise ValueError(
-                f"'{shown(folder.name)}' was made with other settings ({shown('; '.join(different), LONGEST_REASON)}): choose "
-                "another folder."
-            )
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"'{folder.name}' is there already and was not made here: choose another folder.")
-    else:
-        write_text(about, json.dumps(own))

@@ -67,6 +67,9 @@ LARGEST_HEAVY = LARGEST // 2
 """The same for formats whose readers need several times the memory of the picture."""
 LARGEST_FILE = LARGEST * 8
 """Bytes: four channels of 16 bits for each pixel."""
+MOST_SCANS = 100
+"""Scans of a progressive JPEG."""
+_SCAN = b"\xff\xda"
 _LIGHT = frozenset({"PNG", "JPEG", "MPO", "BMP", "TIFF", "GIF", "PPM"})
 
 
@@ -114,6 +117,8 @@ def opened(path: Path | PictureBytes, name: str) -> Iterator[ImageFile]:
             _check_bytes(stream, name)
             with Image.open(stream, formats=_readable()) as picture:
                 _check_pixels(picture, name)
+                if picture.info.get("progressive"):
+                    _check_scans(stream, name)
                 yield picture
     except (UnreadablePictureError, MemoryError):
         raise
@@ -166,6 +171,18 @@ def _check_pixels(picture: ImageFile, name: str) -> None:
         raise UnreadablePictureError(*_too_large(name, f"{width}x{height} pixels"))
     if isinstance(exif := picture.info.get("exif"), bytes):
         check_tags(BytesIO(exif.removeprefix(b"Exif\0\0").removeprefix(b"Exif\0\0")))
+
+
+def _check_scans(stream: BinaryIO, name: str) -> None:
+    """Refuse a JPEG that goes over all its pixels thousands of times; a few bytes are enough for each."""
+    place, scans, last = stream.tell(), 0, b""
+    stream.seek(0)
+    while block := stream.read(1 << 20):
+        scans += (last + block).count(_SCAN)
+        last = block[-1:]
+    stream.seek(place)
+    if scans > MOST_SCANS:
+        raise UnreadablePictureError(f"'{shown(name)}' is a JPEG of {scans} scans, and usual ones have ten", "save it anew")
 
 
 def _too_large(name: str, what: str) -> tuple[str, str]:

@@ -24,8 +24,8 @@ _TURNS = dict(
     enumerate(("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"), 2)
 )
 """Orientation to what makes it upright."""
-_ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
-ONE_FRAME = "animated, only its first frame is read"
+_SEVERAL = frozenset({"GIF", "PNG", "WEBP", "AVIF", "TIFF"})
+ONE_FRAME = "of several frames or pages, only the first is read"
 Size = tuple[int, int]
 """(width, height) in pixels, as in PIL."""
 
@@ -62,14 +62,14 @@ def read_with_remarks(path: Path | PictureBytes, name: str) -> tuple[Image, list
 
     with opened(path, name) as picture:
         depth = depth_of(picture, name)
-        is_animated = picture.format in _ANIMATED and getattr(picture, "is_animated", False)
+        has_several = picture.format in _SEVERAL and getattr(picture, "is_animated", False)
         picture.load()
         orientation = picture.getexif().get(_ORIENTATION, 1)
         upright = in_rgb(picture, depth, name)
     if orientation in _TURNS:
         upright = upright.transpose(Image.Transpose[_TURNS[orientation]])
     remarks = [depth.remark] if depth.remark else []
-    return upright, [*remarks, ONE_FRAME] if is_animated else remarks
+    return upright, [*remarks, ONE_FRAME] if has_several else remarks
 
 
 def bucket_of(size: Size, resolution: int, has_buckets: bool) -> Size:

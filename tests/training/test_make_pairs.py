@@ -211,6 +211,17 @@ def test_a_damaged_line_of_an_earlier_run_is_one_sentence(photos, line):
     assert place.read_text() == line + "\n" + whole
 
 
+@pytest.mark.parametrize("make_it", [os.mkfifo, os.mkdir, lambda place: os.truncate(place.open("wb").fileno(), 1 << 29)])
+def test_rows_that_are_no_file_or_far_too_large_are_one_sentence(photos, make_it):
+    put(photos, "a.png")
+    make(photos)
+    place = photos.parent / "pairs" / "prompt.json"
+    place.unlink()
+    make_it(place)
+    with pytest.raises(ValueError, match=r"^'prompt\.json' "):
+        make(photos)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 9999])
 def test_damaged_settings_of_an_earlier_run_are_one_sentence(photos, text):
     put(photos, "a.png")

@@ -146,6 +146,7 @@ def eight_bits() -> dict[str, bytes]:
         for mode in modes
     }
     found |= {f"turned {form}": saved(noise.convert("RGB"), form, exif=turned) for form in ("PNG", "JPEG", "WEBP", "TIFF")}
+    found["progressive JPEG"] = saved(noise.convert("RGB"), "JPEG", progressive=True)
     found["palette"] = saved(palette, "PNG")
     found["palette, one colour transparent"] = saved(palette, "PNG", transparency=3)
     found["palette, colours half transparent"] = saved(palette, "PNG", transparency=bytes(range(0, 256, 16)))
@@ -173,7 +174,12 @@ def test_grey_with_an_alpha_that_is_multiplied_in_is_read():
     assert 155 <= read(data)[0, 0, 0] <= 157  # 100, and white where 200 is missing to 255
 
 
+PROGRESSIVE = saved(Image.effect_noise((64, 64), 90), "JPEG", progressive=True)
 REFUSED = {
+    "a JPEG of 200 scans": (
+        PROGRESSIVE[:-2] + PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2] * 200 + PROGRESSIVE[-2:],
+        "JPEG of 20[0-9] scans",
+    ),
     "32-bit whole numbers": (saved(Image.fromarray(SIXTEEN.astype(np.int32)), "TIFF"), "32-bit or signed numbers"),
     "signed 16 bits": (tiff(SIXTEEN.tobytes(), (16,), form=2), "32-bit or signed numbers"),
     "floats to 255": (saved(Image.fromarray(RAMP.astype(np.float32)), "TIFF"), "floats from 0 to 255"),
@@ -250,13 +256,13 @@ def test_a_format_without_its_plugin_is_named(name):
         read(b"\0\0\0\x18ftypheic" + bytes(40), name)
 
 
-@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP"])
-def test_of_an_animation_the_first_frame_is_read(form):
+@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_of_several_frames_the_first_is_read(form):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "white")]
     data = saved(frames[0], form, save_all=True, append_images=frames[1:])
     picture, remarks = read_with_remarks(PictureBytes("x", data), "x")
     assert np.abs(np.asarray(picture).astype(int) - (255, 0, 0)).max() < 4
-    assert remarks == ["animated, only its first frame is read"]
+    assert remarks == ["of several frames or pages, only the first is read"]
 
 
 def test_tags_that_all_point_at_the_same_bytes_are_refused():
@@ -281,8 +287,9 @@ def test_a_file_that_cannot_be_opened_is_one_sentence(tmp_path):
         stream.truncate(1 << 40)
     for name in ("gone", "pipe", "round", "folder", "sparse"):
         for use in (read_picture, read_size):
-            with pytest.raises(UnreadablePictureError, match=rf"^'{name}' .*, or set bad_pairs to skip\.$"):
+            with pytest.raises(UnreadablePictureError, match=rf"^'{name}' .*, or set bad_pairs to skip\.$") as caught:
                 use(tmp_path / f"{name}.png", name)
+    assert "has a file of 1,048,576 MB" in str(caught.value)
 
 
 def test_no_memory_is_not_taken_for_a_bad_picture(monkeypatch):
