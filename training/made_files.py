@@ -54,7 +54,7 @@ def read_rows(place: Path) -> dict[str, str]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                row = parse_json(line)
+                row = parse_json(line, strict=False)
                 rows[row["target"].removeprefix("target/").removesuffix(".png")] = str(row.get(PICTURE) or "")
             except (ValueError, TypeError, LookupError, AttributeError) as error:
                 raise ValueError(
@@ -66,7 +66,7 @@ def read_rows(place: Path) -> dict[str, str]:
 
 def _is_row(line: bytes) -> bool:
     try:
-        return isinstance(parse_json(line), dict)
+        return isinstance(parse_json(line, strict=False), dict)
     except ValueError:
         return False
 

@@ -16,11 +16,12 @@ from torch import Tensor
 from ..models.foreign import first_line, shown
 from ..preprocessors.canvas import hint_size
 from .durable import CannotWriteError, whole_file, writing
-from .inside import check_inside, own_place
+from .inside import check_inside, open_inside, own_place
 from .made_files import LONGEST_REASON, PICTURE, ROWS, check_same, read_rows
 from .pair_names import name_pairs
 from .picture_files import EXTENSIONS, NOT_READ, UnreadablePictureError
 from .pictures import fit_picture, from_pixels, read_picture, to_pixels
+from .texts import caption_of, read_text
 
 CAPTIONS = ("beside", "file_name", "none")
 _OF_ITS_NAME = frozenset(
@@ -192,7 +193,7 @@ class _Maker:
         real = check_inside(path, self.roots, picture)
         row = {"source": f"source/{name}.png", "target": f"target/{name}.png", "prompt": "", PICTURE: picture}
         if not is_listed:
-            row["prompt"] = _caption(path, self.settings.captions)
+            row["prompt"] = self._caption(path, picture)
         try:
             is_new = self._draw(real, name, own_place(self.folder, row["target"]), own_place(self.folder, row["source"]))
         except CannotWriteError as error:
@@ -204,6 +205,18 @@ class _Maker:
             with writing(ROWS), own_place(self.folder, ROWS).open("ab") as stream:
                 stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         return is_new or not is_listed
+
+    def _caption(self, path: Path, picture: str) -> str:
+        if self.settings.captions == "file_name":
+            return path.stem.replace("_", " ").replace("-", " ").strip()
+        text, name = path.with_suffix(".txt"), f"{picture.rpartition('.')[0]}.txt"
+        try:
+            if self.settings.captions == "none" or not text.is_file() or text.is_symlink():
+                return ""
+            with open_inside(text, self.roots, name) as stream:
+                return caption_of(read_text(stream, name), name)
+        except OSError as error:
+            raise ValueError(f"'{shown(name)}' cannot be read ({shown(error.strerror)}): make it readable.") from error
 
     def _draw(self, path: Path, name: str, target: Path, hint: Path) -> bool:
         has_target = _is_there(target)
@@ -230,12 +243,3 @@ def _is_there(path: Path) -> bool:
 def _save(picture: Image, path: Path) -> None:
     with whole_file(path) as temporary:
         picture.save(temporary, "PNG")
-
-
-def _caption(path: Path, captions: str) -> str:
-    if captions == "file_name":
-        return path.stem.replace("_", " ").replace("-", " ").strip()
-    text = path.with_suffix(".txt")
-    if captions == "none" or not text.is_file() or text.is_symlink():
-        return ""
-    return " ".join(text.read_text(encoding="utf-8", errors="replace").split())

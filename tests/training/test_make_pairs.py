@@ -51,7 +51,7 @@ def make(photos, make_hint=invert, captions="none", on_item=lambda _done, _all: 
 
 
 def rows(photos) -> list[dict]:
-    return [json.loads(line) for line in (photos.parent / "pairs" / "prompt.json").read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in (photos.parent / "pairs" / "prompt.json").read_text("utf-8").split("\n")[:-1]]
 
 
 def made(photos) -> dict[str, str]:
@@ -211,8 +211,9 @@ def test_a_damaged_line_of_an_earlier_run_is_one_sentence(photos, line):
     assert place.read_text() == line + "\n" + whole
 
 
-@pytest.mark.parametrize("make_it", [os.mkfifo, os.mkdir, lambda place: os.truncate(place.open("wb").fileno(), 1 << 29)])
-def test_rows_that_are_no_file_or_far_too_large_are_one_sentence(photos, make_it):
+@pytest.mark.parametrize("make_it", [os.mkfifo, os.mkdir, lambda place: place.write_bytes(bytes(99))])
+def test_rows_that_are_no_file_or_far_too_large_are_one_sentence(photos, make_it, monkeypatch):
+    monkeypatch.setattr("nextcontrol.training.made_files.LARGEST_ROWS", 98)
     put(photos, "a.png")
     make(photos)
     place = photos.parent / "pairs" / "prompt.json"
@@ -301,6 +302,18 @@ def test_a_name_that_the_disk_does_not_take_is_one_line(photos, monkeypatch):
         1,
         ["'a': it cannot be written (File name too long): give it another, shorter name."],
     )
+
+
+def test_a_caption_that_cannot_be_read_is_one_line(photos):
+    put(photos, "a.png", "b.png", "c.png", "d.png")
+    (photos / "a.txt").write_bytes("\ufeffun café\r\nà Paris\u2028encore".encode())
+    (photos / "b.txt").write_bytes("Œuvre d’été à Orléans".encode("cp1252"))
+    (photos / "c.txt").write_bytes(b"long " * 99_999)
+    os.mkfifo(photos / "d.txt")
+    report = make(photos, captions="beside")
+    assert [(row["picture"], row["prompt"]) for row in rows(photos)] == [("a.png", "un café à Paris encore"), ("d.png", "")]
+    assert (report.made, report.kept) == (2, 0)
+    assert [line.split(" ")[:3] for line in report.left_out] == [["'b':", "'b.txt'", "is"], ["'c':", "'c.txt'", "has"]]
 
 
 def test_a_folder_of_others_alone_says_so(photos):
