@@ -189,6 +189,7 @@ def check_unpatched(model: ModelPatcher) -> None:
         ValueError: It carries some.
     """
     found = [name for name in _PATCHED if model.model_options.get("transformer_options", {}).get(name)]
+    found += [name for name in ("model_function_wrapper",) if name in model.model_options]
     if found or model.object_patches.keys() - {"model_sampling"}:
         raise ValueError(
             "The model carries patches of other nodes (such as ControlNeXt, IPAdapter or FreeU), which training does not run: "

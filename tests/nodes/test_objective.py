@@ -179,6 +179,13 @@ def test_a_model_of_other_channels_is_refused_before_anything_is_encoded(base_fo
     assert "checkpoint" in said
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_whose_unet_another_node_calls_is_refused(base_folder, datasets, method):
+    model = build_model(METHODS[method][0]).clone()
+    model.set_model_unet_function_wrapper(lambda run, given: run(given["input"], given["timestep"], **given["c"]))
+    assert "carries patches of other nodes" in refusal(base_folder, datasets, method, model)
+
+
 # The objective is part of what a run is
 
 

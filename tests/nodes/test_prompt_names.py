@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 from pathlib import Path
@@ -58,7 +59,8 @@ def perp_neg(model):
 
 def windows(model):
     """More pictures than fit into a window of the host's, whose prompts are copies."""
-    return out(ContextWindowsManualNode, model, 2, 1, "standard_static", 1, False, "pyramid", 0)
+    newer = {"freenoise": False} if "freenoise" in inspect.signature(ContextWindowsManualNode.execute).parameters else {}
+    return out(ContextWindowsManualNode, model, 2, 1, "standard_static", 1, False, "pyramid", 0, **newer)
 
 
 def two_models(model):
@@ -172,14 +174,18 @@ def test_several_controls_say_it_once_and_where_it_makes_no_difference_nothing_i
         assert caplog.text.count("does not tell") == count
 
 
-def test_a_guider_of_another_pack_that_sets_its_prompts_itself_is_understood(controlled):
-    """No names before the sampling, and an order of its own."""
+def test_a_guider_of_another_pack_with_an_order_and_copies_of_its_own_is_understood(controlled):
+    """It keeps no prompts but those of the run."""
 
     class Own(comfy.samplers.CFGGuider):
         def predict_noise(self, x, timestep, model_options=None, seed=None):  # noqa: ARG002 - the host's signature
-            prompts = [self.conds[name] for name in ("negative", "positive")]
+            prompts = [[dict(one) for one in self.conds[name]] for name in ("negative", "positive")]
             negative, positive = comfy.samplers.calc_cond_batch(self.inner_model, prompts, x, timestep, model_options)
             return negative + 4 * (positive - negative)
+
+        def outer_predict_noise(self, *arguments, **named):
+            self.original_conds = {}
+            return super().outer_predict_noise(*arguments, **named)
 
     model, seen = controlled
     guider = Own(model)
