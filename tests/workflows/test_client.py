@@ -305,6 +305,7 @@ def test_whatever_a_server_calls_its_results_they_are_new_files_of_the_folder(od
     assert {path for path in tmp_path.rglob("*") if path.parent != folder} == {folder.parent, folder}
     assert (folder / "3_a.png").read_text(encoding="utf-8") == "mine"
     assert (folder / "3_a (4).png").is_file()
+    assert (folder / "3_evil").is_file()
     assert all(re.fullmatch(r"[\w. ()-]*_[\w. ()-]*", path.name) and not path.name.endswith((".", " ")) for path in made)
 
 

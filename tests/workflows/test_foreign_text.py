@@ -17,12 +17,7 @@ HOST_NODES = {
     "CLIP_VISION": ("CLIPVisionLoader", 0), "VIDEO": ("LoadVideo", 0),
 }  # fmt: skip
 """Where what a socket takes comes from, beside our own nodes."""
-FOREIGN = {
-    "half a pair": "x\ud800y",
-    "long": "line\r\n\x1b[2J\u202e\u2028" * 6000,
-    "nothing": "\x00",
-    "a path": "../../" * 2000 + "x",
-}
+FOREIGN = {"half a pair": "x\ud800y", "long": "line\r\n\x1b[2J\u202e\u2028../" * 5000}
 LONGEST = 700
 
 
@@ -147,16 +142,16 @@ def check_alive(server, place: str, seed: int) -> None:
 
 
 def test_foreign_text_in_any_input_of_any_node_is_one_short_sentence_and_the_server_goes_on(server, nodes, usual):
-    faults, tried = [], 0
+    faults: list[str] = []
+    heard = tried = 0
     for kind in sorted(name for name in nodes if name.startswith(PREFIX)):
-        for name, (type_, _) in specs_of(nodes[kind]).items():
-            if not is_text(type_):
-                continue
+        for name in (name for name, (type_, _) in specs_of(nodes[kind]).items() if is_text(type_)):
             for what, text in FOREIGN.items():
-                tried += 1
-                place = f"{kind}.{name} ({what})"
                 said = sayings(server, graph_for(nodes, usual, kind, name, text))
-                faults += [f"{place}: {len(one)} characters: {one[:200]!r}" for one in said if not is_sentence(one)]
-                check_alive(server, place, tried)
-    assert tried > 200
+                faults += [
+                    f"{kind}.{name} ({what}): {len(one)} characters: {one[:200]!r}" for one in said if not is_sentence(one)
+                ]
+                heard, tried = heard + bool(said), tried + 1
+        check_alive(server, kind, tried)
     assert faults == []
+    assert (tried > 100, heard > 50) == (True, True), (tried, heard)
