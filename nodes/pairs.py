@@ -12,6 +12,7 @@ from ..training.make_pairs import CAPTIONS, MakeSettings
 from .host.check_dataset import check_dataset
 from .host.controlnext_file import check_choice
 from .host.dataset_folders import check_folder_name, find_folder, find_pictures, open_dataset, stamp_of
+from .host.hint_output import preview
 from .host.make_hints import make_dataset, read_options
 from .host.text import readable
 from .sockets import PAIR_DATASET, TRAINING, schema
@@ -254,4 +255,5 @@ class CheckPairs(io.ComfyNode):
         check_choice("hint_type", hint_type, (UNKNOWN, *PREPROCESSORS))
         report, sheet = check_dataset(dataset, dataset.hint_type if hint_type == UNKNOWN else hint_type)
         report = readable(report)
-        return io.NodeOutput(report, sheet, ui={**ui.PreviewImage(sheet).as_dict(), "text": [report]})
+        shown = preview(sheet)
+        return io.NodeOutput(report, sheet, ui={**(shown.as_dict() if shown else {}), "text": [report]})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..models.windows import BLENDS
 from ..preprocessors.pose_align import MODES
 from ..preprocessors.pose_draw import STYLES
 from ..preprocessors.pose_track import CHOICES
 from .host.controlnext_file import check_choice
+from .host.hint_output import preview
 from .host.pose_align import Alignment, align_clip
 from .host.video_conditioning import CLIP_PREPROCESS, condition_video
 from .host.windows import attach_windows
@@ -114,7 +115,7 @@ class AlignPose(io.ComfyNode):
             check_choice(name, value, options)
         alignment = Alignment(mode, person, person_index, smooth, fill_gaps, style)  # type: ignore[arg-type]
         aligned = align_clip(reference, poses, (height, width), alignment, image)
-        return io.NodeOutput(*aligned, ui=ui.PreviewImage(aligned.preview))
+        return io.NodeOutput(*aligned, ui=preview(aligned.preview))
 
 
 class PoseVideoConditioning(io.ComfyNode):

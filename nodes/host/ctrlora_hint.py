@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .hints import fit_hint
 from .layout import Size
+from .managed import models_in_use
 
 LATENT_CHANNELS = 4
 
@@ -66,8 +67,7 @@ class HintLatents:
         missing = [hint for hint in dict.fromkeys(hints) if (size, hint) not in self._latents]
         if not missing:
             return
-        # The host lists models that are gone as None until it cleans up.
-        loaded = [model for model in comfy.model_management.loaded_models(only_currently_used=True) if model is not None]
+        loaded = models_in_use()
         pixels = fit_hint(self.frames[missing], size, is_area=True).movedim(1, -1)  # BCHW -> BHWC
         latents = self.vae.encode(to_encoder_range(pixels))
         if self.posterior.is_sampled:

@@ -11,6 +11,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...models.foreign import first_line
 from .hints import check_image, to_masks
 from .progress import FRAMES_PER_CHUNK, in_chunks
 
@@ -108,4 +109,13 @@ def show(images: Tensor, *more: object) -> io.NodeOutput:
     """
     count = min(len(images), SHOWN)
     places = torch.linspace(0, len(images) - 1, count).round().long()
-    return io.NodeOutput(images, *more, ui=ui.PreviewImage(images[places.to(images.device)]))
+    return io.NodeOutput(images, *more, ui=preview(images[places.to(images.device)]))
+
+
+def preview(images: Tensor) -> Any:
+    """Pictures for the node on the page; None where they cannot be written, which is said and ends no run."""
+    try:
+        return ui.PreviewImage(images)
+    except OSError as error:
+        logger.warning("The node's preview cannot be written (%s): its outputs are complete.", first_line(error))
+        return None

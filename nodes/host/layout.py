@@ -188,7 +188,7 @@ def _tiles_of(options: Mapping[str, Any], x: Tensor, seen: Evaluated, prompts: i
         return find_tiles(x, seen.x, prompts)
     known = options.get(_TILES)
     if known is not None and known[0] is x:
-        return known[1]  # type: ignore[no-any-return]
+        return known[1]
     whole = scaled_input(seen.model.model_sampling, seen.sigma, seen.x).to(x.dtype)
     tiles = find_tiles(x, whole, prompts)
     if isinstance(options, dict):

@@ -81,3 +81,9 @@ def load_whole(model: ModelPatcher) -> ModelPatcher:
 def _refuse_copy(name: str, **_options: object) -> NoReturn:
     # What the host itself raises for a model that cannot be copied: 'Select Model Device' then leaves the model where it is.
     raise RuntimeError(ONE_GPU.format(name))
+
+
+def models_in_use() -> list[ModelPatcher]:
+    """What the host has loaded for the present run, to be loaded again after something else was needed."""
+    # It lists models that are gone as None until it cleans up.
+    return [model for model in comfy.model_management.loaded_models(only_currently_used=True) if model is not None]

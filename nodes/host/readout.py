@@ -58,6 +58,7 @@ class Readout:
 
     def __init__(self, names: list[str | None], node_id: str | None) -> None:
         self.node_id = node_id
+        self.has_stopped = False
         self.key = f"nextcontrol.readout.{uuid.uuid4().hex}"
         self.records: list[dict[str, Any]] = [
             {"position": position, "control": name, "share": {}, "evaluations": 0, "text": ""}

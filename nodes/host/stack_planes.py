@@ -29,8 +29,9 @@ def to_planes(members: Sequence[Pictured]) -> Tensor:
         (N, C, H, W); fewer hints or masks than others are repeated, as they are for a latent batch.
     """
     pictures = [picture for member in members for picture in _pictures_of(member)]
-    size, rows = pictures[0].shape[-2:], max(len(picture) for picture in pictures)
-    fitted = [_fit(picture.float(), tuple(size)) for picture in pictures]
+    height, width = pictures[0].shape[-2:]
+    rows = max(len(picture) for picture in pictures)
+    fitted = [_fit(picture.float(), (height, width)) for picture in pictures]
     return torch.cat([picture[torch.arange(rows) % len(picture)] for picture in fitted], dim=1)
 
 

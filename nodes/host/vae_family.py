@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models.injection import Family
+from .managed import models_in_use
 
 PROBE_SIDE = 64
 """Pixels of a patch."""
@@ -41,7 +42,7 @@ def family_of_vae(vae: Any) -> Family | None:
     if not isinstance(stage, nn.Module):
         return None
     if stage not in _known:
-        loaded = comfy.model_management.loaded_models(only_currently_used=True)
+        loaded = models_in_use()
         colors = torch.tensor(list(itertools.product((0.0, 1.0), repeat=3)))
         latents = vae.encode(colors[:, None, None].expand(-1, PROBE_SIDE, PROBE_SIDE, -1)).mean(dim=(2, 3)).float().cpu()
         comfy.model_management.load_models_gpu(loaded)

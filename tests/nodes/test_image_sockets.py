@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import folder_paths
 import pytest
 import torch
 from ctrlora_files import control_of, load_small_base
@@ -161,6 +162,21 @@ def test_inpaint_draws_its_own_hole_where_there_is_no_mask(shape, pack_nodes, mo
     found = node.execute(hints(), 64, shape, 3, NO_ALPHA).result
     assert [SAID in record.getMessage() for record in caplog.records] == [True]
     assert all(torch.equal(a, b) for a, b in zip(found, node.execute(hints(), 64, shape, 3).result, strict=True))
+
+
+def test_a_preview_that_cannot_be_written_ends_no_run(pack_nodes, tmp_path, monkeypatch, caplog):
+    place = tmp_path / "a file"
+    place.touch()
+    monkeypatch.setattr(folder_paths, "temp_directory", str(place / "temp"))
+    found = pack_nodes["NextControlGrayscale"].execute(hints(), 64)
+    people = to_json([standing((0.5, 0.5, 1))])
+    options = {"mode": "none", "person": "largest", "person_index": 0, "smooth": 0.0, "fill_gaps": 0, "style": "dwpose"}
+    aligned = pack_nodes["NextControlAlignPose"].execute(people, people, 64, 64, **options)
+    assert found.result[0].any()
+    assert found.ui is aligned.ui is None
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert all("preview cannot be written" in text and str(tmp_path) not in text.partition("(")[0] for text in said)
 
 
 # Hints that are not used

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 
 import pytest
@@ -149,9 +150,9 @@ def test_windows_of_the_host_over_height_or_width_get_their_part(dim, base_folde
     latent, (start, count) = latents(1, *FULL), (4, 12)
     (run,) = [wrapper.__self__ for wrapper in model.get_wrappers("calc_cond_batch", NETWORKS)]
     run.shape = latent.shape
-    model.model_options["transformer_options"]["context_window"] = IndexListContextWindow(
-        list(range(start, start + count)), dim=dim
-    )
+    newer = {"total_frames": FULL[dim - 2]} if "total_frames" in inspect.signature(IndexListContextWindow).parameters else {}
+    window = IndexListContextWindow(list(range(start, start + count)), dim=dim, **newer)
+    model.model_options["transformer_options"]["context_window"] = window
     (found,) = evaluate(model, [[text()]], latent.narrow(dim, start, count), SIGMA)
     run.shape = None
     del model.model_options["transformer_options"]["context_window"]
