@@ -39,7 +39,7 @@ def make_hints(image: Tensor, make: Callable[..., Tensor], size: int = FRAMES_PE
         ValueError: `image` is no batch of RGB pictures; see `check_image`.
     """
     check_image(image, "image")
-    return in_chunks(image, lambda frames, *rows: make(frames.float(), *rows), size, *beside)
+    return in_chunks(image, make, size, *beside)
 
 
 def seeds_for(image: Tensor, seed: int, is_per_frame: bool) -> list[int]:
