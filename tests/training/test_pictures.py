@@ -9,6 +9,7 @@ import resource
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -290,6 +291,13 @@ def test_a_file_that_cannot_be_opened_is_one_sentence(tmp_path):
             with pytest.raises(UnreadablePictureError, match=rf"^'{name}' .*, or set bad_pairs to skip\.$") as caught:
                 use(tmp_path / f"{name}.png", name)
     assert "has a file of 1,048,576 MB" in str(caught.value)
+
+
+def test_pictures_are_opened_in_one_place():
+    root = Path(__file__).resolve().parents[2]
+    files = (path for folder in ("models", "nodes", "preprocessors", "training") for path in (root / folder).rglob("*.py"))
+    opening = [path.name for path in files if re.search(r"Image\.open\(|imread\(|\.Parser\(", path.read_text("utf-8"))]
+    assert opening == ["picture_files.py"]
 
 
 def test_no_memory_is_not_taken_for_a_bad_picture(monkeypatch):
