@@ -48,25 +48,38 @@ def read_hands(folder: Path, name: str) -> dict[str, list[Box]]:
         ValueError: The file is there and not as it should be.
     """
     path = folder / FILE
-    if not os.path.lexists(path):
-        return {}
     try:
+        if not os.path.lexists(path):
+            return {}
         with open_real(path, FILE) as stream:
             read = parse_text(read_text(stream, FILE, LARGEST_ROWS), FILE)
-        return {frame: [_box(hand["box"]) for hand in hands if hand["score"] > LEAST_SCORE] for frame, hands in read.items()}
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        if not isinstance(read, dict):
+            raise ValueError("it is not a JSON object")
+        return {frame: _boxes(hands) for frame, hands in read.items()}
+    except (ValueError, OSError) as error:
         raise ValueError(
-            f"'{FILE}' of the clip '{shown(name)}' cannot be read ({type(error).__name__}: {first_line(error)}): give each "
-            "frame's name a list of hands with box and score, or delete the file."
+            f"'{FILE}' of the clip '{shown(name)}' cannot be read ({first_line(error)}): give each frame's name a list of "
+            "hands with box and score, or delete the file."
         ) from error
 
 
-def _box(corners: Sequence[float]) -> Box:
-    numbers = list(map(float, corners))
-    if len(numbers) != CORNERS or not all(0 <= number <= 1 for number in numbers):
-        raise ValueError(f"box {numbers} is not four numbers from 0 to 1")
-    left, top, right, bottom = numbers
+def _boxes(hands: object) -> list[Box]:
+    if not isinstance(hands, list) or not all(isinstance(hand, dict) for hand in hands):
+        raise ValueError("a frame has no list of hands")
+    if not all(isinstance(hand.get("score"), (int, float)) for hand in hands):
+        raise ValueError("a hand has no score")
+    return [_box(hand.get("box")) for hand in hands if hand["score"] > LEAST_SCORE]
+
+
+def _box(corners: object) -> Box:
+    if not isinstance(corners, list) or len(corners) != CORNERS or not all(map(_is_part, corners)):
+        raise ValueError(f"box {shown(corners, 40)} is not four numbers from 0 to 1")
+    left, top, right, bottom = map(float, corners)
     return left, top, right, bottom
+
+
+def _is_part(number: object) -> bool:
+    return isinstance(number, (int, float)) and 0 <= number <= 1
 
 
 def fit_box(box: Box, picture: Size, size: Size) -> Box:

@@ -8,14 +8,15 @@ The target is `target`, `image`, or a picture with nothing between key and exten
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ..models.foreign import shown
-from .pairs import CAPTION_KEYS, EXTENSIONS, HINT_FOLDERS, TARGET_FOLDERS, PackedPair
+from ..models.foreign import first_line, parse_json, shown
+from .pairs import EXTENSIONS, HINT_FOLDERS, TARGET_FOLDERS, PackedPair
 from .pictures import PictureBytes
 from .tar_files import DamagedShardError, Sample, read_samples
+from .texts import MARK, UnreadableTextError, caption_in, caption_of, decode
 
 LONGEST_KEY = 255
 """Signs of a sample's key in the name of its pair."""
@@ -81,7 +82,7 @@ def pair_of(sample: Sample, shard: str) -> PackedPair:
             f"'{shown(name)}' has no {missing} (it has {has}): add '{short}.{missing}.png', or set bad_pairs to skip."
         )
     given, wanted = (PictureBytes(f"{name}.{shown(suffix, 40)}", sample[suffix]) for suffix in (hint, target))
-    return PackedPair(name, given, wanted, " ".join(_caption_of(sample, name).split()))
+    return PackedPair(name, given, wanted, _caption_of(sample, name))
 
 
 def _is_picture(suffix: str) -> bool:
@@ -101,11 +102,22 @@ def _first(roles: dict[str, str], wanted: Sequence[str]) -> str | None:
 
 
 def _caption_of(sample: Sample, name: str) -> str:
-    text = next((sample[suffix] for suffix in sample if suffix == "txt" or suffix.endswith(".txt")), None)
-    if text is not None:
-        return str(text, encoding="utf-8", errors="replace")
+    suffix = next(filter(_is_text, sample), "json" if "json" in sample else "")
+    if not suffix:
+        return ""
+    own = f"{name}.{suffix}"
     try:
-        row = json.loads(sample.get("json", b"{}"))
+        text = decode(sample[suffix], own)
+        return caption_of(text, own) if suffix != "json" else caption_in(_row_in(text, name), own)
+    except UnreadableTextError as error:
+        raise UnreadableTextError(f"{str(error).removesuffix('.')}, or set bad_pairs to skip.") from error
+
+
+def _row_in(text: str, name: str) -> Mapping[str, Any]:
+    try:
+        row = parse_json(text.strip(MARK), strict=False)
+        if not isinstance(row, dict):
+            raise ValueError("it is no JSON object")
+        return row
     except ValueError as error:
-        raise ValueError(f"The .json of '{name}' is damaged ({error}): mend it, or set bad_pairs to skip.") from error
-    return next((str(row[key]) for key in CAPTION_KEYS if row.get(key)), "") if isinstance(row, dict) else ""
+        raise UnreadableTextError(f"The .json of '{shown(name)}' is damaged ({first_line(error)}): mend it.") from error

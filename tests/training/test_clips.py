@@ -230,11 +230,20 @@ def test_boxes_follow_the_cut_and_the_mirror():
     assert (weights_of([(-30, -30, -20, -20)], (64, 64), 2.0, is_mirrored=False) == 1).all()
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"a": [{"box": [0, 0, 1, 1]}]}', '{"a": [{"box": [0, 0, 9, 1], "score": 1}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{", "[1]", "null", '{"a": [{"box": [0, 0, 1, 1]}]}', '{"a": [{"box": [0, 0, 9, 1], "score": 1}]}', "[" * 100_000,
+        '{"a": [{"box": [0, 0, 1, 1%s], "score": 1}]}' % ("0" * 400), '{"a": [{"box": [0, 0, 1, NaN], "score": 1}]}',
+        '{"a": [{"box": "0101", "score": 1}]}', '{"a": [{"box": [0, 0, 1], "score": "\\ud800"}]}', '{"a": 5}', '{"a": [[]]}',
+    ],
+)  # fmt: skip
 def test_a_damaged_file_of_hands_is_named(tmp_path, text):
     (tmp_path / "hands.json").write_text(text)
-    with pytest.raises(ValueError, match=r"'hands\.json' of the clip 'walk' cannot be read"):
+    with pytest.raises(ValueError, match=r"'hands\.json' of the clip 'walk' cannot be read") as caught:
         read_hands(tmp_path, "walk")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
 
 
 # What is refused

@@ -256,6 +256,10 @@ def replaced(about, data=b"x", name="001.hint.png"):
     return lambda members: [member if member[0] != name else (name, data, about) for member in members]
 
 
+def with_json(content):
+    return lambda members: [member if member[0] != "001.txt" else ("001.json", content, {}) for member in members]
+
+
 def with_more(*more):
     return lambda members: [*members[:6], *more, *members[6:]]
 
@@ -276,6 +280,21 @@ MEMBERS = {
     "many large": (with_more(*((f"001a.{n}.png", b"x" * 40_000, {}) for n in range(4))), "a sample of more than 100000 bytes"),
     "many": (with_more(*((f"001a.{n}.txt", b"", {}) for n in range(70))), "more than 64 files of one sample"),
     "twice": (with_more(("001.HINT.png", b"x", {})), "duplicate file name"),
+    "caption in cp1252": (replaced({}, "déjà vu".encode("cp1252"), "001.txt"), r"'0000\.tar/001\.txt' is not UTF-8"),
+    "caption in GBK": (replaced({}, "一只猫坐在窗台上".encode("gbk"), "001.txt"), r"'0000\.tar/001\.txt' is no"),
+    "caption of zeros": (replaced({}, b"a\0b", "001.txt"), r"'0000\.tar/001\.txt' .*without its mark"),
+    **{
+        f"json {content[:12]!r}": (with_json(content), reason)
+        for content, reason in {
+            b"[" * 60_000: r"The \.json of '0000\.tar/001' is damaged \(it is nested too deeply",
+            b"[1]": r"The \.json of '0000\.tar/001' is damaged \(it is no JSON object",
+            b'{"caption": ["a", "b"]}': "The caption of '0000.tar/001.json' is a list",
+            b'{"text": 5}': "The caption of '0000.tar/001.json' is a number",
+            b'{"prompt": "\\ud800"}': "half a sign",
+            b"\x80\x81{": r"'0000\.tar/001\.json' is no",
+            b'{"a": ' + b"9" * 9000 + b"}": r"The \.json of '0000\.tar/001' is damaged",
+        }.items()
+    },
     "odd name": (with_more(("001\n\udcff\u202e.png", b"x", {})), "has no hint"),
 }  # fmt: skip
 
@@ -405,9 +424,9 @@ def payload(**changes):
     return {"__key__": "0", "safetensors": save(kept), "json": b'{"name": "x"}', **changes}
 
 
-def picture(width, height, form="PNG"):
+def picture(width, height):
     stream = io.BytesIO()
-    Image.new("L", (width, height)).save(stream, form)
+    Image.new("L", (width, height)).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -436,7 +455,6 @@ PAYLOADS = {
     "list": payload(json=b"[]"),
     "deep": payload(json=b"[" * 100_000),
     "name is a number": payload(json=b'{"name": 5}'),
-    "GIF": payload(tensors=NO_HINT, **{"hint.png": picture(64, 64, "GIF")}),
     "PostScript": payload(tensors=NO_HINT, **{"hint.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n"}),
     "hint of another size": payload(tensors=NO_HINT, **{"hint.png": picture(64, 65)}),
     "large hint": payload(tensors=NO_HINT, **{"hint.png": picture(800, 800)}),
