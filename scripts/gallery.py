@@ -122,7 +122,7 @@ def read(path: Path) -> Any:
     """(1, H, W, 3) in [0, 1]."""
     from nextcontrol.training.pictures import read_picture, to_pixels
 
-    return to_pixels(read_picture(path, path.name)).movedim(1, -1).contiguous()  # BCHW -> BHWC
+    return to_pixels(read_picture(path.resolve(), path.name)).movedim(1, -1).contiguous()  # BCHW -> BHWC
 
 
 def sheet(tiles: list[tuple[str, Any]]) -> Image:

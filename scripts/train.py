@@ -94,12 +94,18 @@ def run_inside(command: list[str], environment: dict[str, str]) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Inside the host's interpreter: train, and say what came of it in one sentence."""
-    try:
-        text = options.config.read_text(encoding="utf-8")
-    except OSError as error:
-        say(f"train.py: '{options.config}' cannot be read ({error.strerror}).")
-        return 1
     import_pack()
+    from nextcontrol.models.foreign import SMALL_FILE
+    from nextcontrol.training.texts import read_text
+
+    try:
+        text = read_text(options.config, str(options.config), SMALL_FILE)
+    except FileNotFoundError:
+        say(f"train.py: '{options.config}' is not there: give the path of a configuration.")
+        return 1
+    except ValueError as error:
+        say(f"train.py: {error}")
+        return 1
     if options.precompute:
         return precompute(text, options)
     from nextcontrol.training.team import open_team

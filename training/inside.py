@@ -37,7 +37,8 @@ def check_inside(path: Path, roots: Sequence[Path], name: str) -> Path:
         real = path.resolve()
         is_inside = any(real.is_relative_to(root.resolve()) for root in roots)
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name that the system does not take
-        raise ValueError(f"'{shown(name)}' cannot be followed ({first_line(error)}): choose another folder or file.") from error
+        reason = "a link in a circle" if isinstance(error, RuntimeError) else first_line(error)
+        raise ValueError(f"'{shown(name)}' cannot be followed ({reason}): choose another folder or file.") from error
     if not is_inside:
         raise LeadsOutError(
             f"'{shown(name)}' leads out of the folders that datasets may lie in: put it below ComfyUI's input/, or name its "

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..models.foreign import shown
 from .pair import Listing, Pair
-from .places import Places, listed
+from .places import GONE, Places, listed
 from .texts import LARGEST_ROWS, UnreadableTextError, caption_in, json_lines, parse_text
 
 ROW_FILES = ("metadata.jsonl", "prompt.json")
@@ -63,24 +63,26 @@ class _Rows:
     def add(self, number: int, row: Mapping[str, Any]) -> None:
         """Take a row for what it is: a pair, an orphan or a problem."""
         try:
-            paths = [self._path_of(row, keys, number) for keys in (_HINT_KEYS, _TARGET_KEYS)]
+            names = [self._name_of(row, keys, number) for keys in (_HINT_KEYS, _TARGET_KEYS)]
         except UnreadableTextError as error:
             self.add_problem(str(error))
             return
-        real = []
-        for path in paths:
-            place = self.places.find(path)
-            if isinstance(place, str):
-                reason = "" if place == "there is no such file" else f": {place}"
-                self.orphans.append(listed(self.places.name_of(path), f"{self.file}, row {number}{reason}"))
+        real: list[Path] = []
+        for place, name in enumerate(names):
+            found = self.places.find(name)
+            if found == GONE:
+                names[place] = self.places.as_written(name)
+                found = self.places.find(names[place])
+            if isinstance(found, str):
+                reason = "" if found == GONE else f": {found}"
+                self.orphans.append(listed(name, f"{self.file}, row {number}{reason}"))
                 return
-            real.append(place)
-        name = self.places.name_of(paths[1])
+            real.append(found)
         try:
-            caption, problem = caption_in(row, f"{name} ({self.file}, row {number})"), ""
+            caption, problem = caption_in(row, f"{names[1]} ({self.file}, row {number})"), ""
         except UnreadableTextError as error:
             caption, problem = "", str(error)
-        self.pairs.append(Pair(name, real[0], real[1], caption, problem))
+        self.pairs.append(Pair(names[1], real[0], real[1], caption, problem))
 
     def add_problem(self, problem: str) -> None:
         """Note a row that is none."""
@@ -89,7 +91,7 @@ class _Rows:
         else:
             self.more += 1
 
-    def _path_of(self, row: Mapping[str, Any], keys: Sequence[str], number: int) -> Path:
+    def _name_of(self, row: Mapping[str, Any], keys: Sequence[str], number: int) -> str:
         found = next((row[key] for key in keys if isinstance(row.get(key), str)), "")
         relative = PurePosixPath(found.replace("\\", "/"))
         if not relative.parts:
@@ -99,11 +101,11 @@ class _Rows:
             raise UnreadableTextError(
                 f"Row {number} of '{self.file}' leads out of the folder ('{shown(found)}'): write paths inside it, without ':'."
             )
-        return self.places.as_written(self.places.folder / relative)
+        return str(relative)
 
 
 def _read_rows(places: Places, path: Path) -> Iterator[tuple[int, Any]]:
-    text = places.read_text(path, LARGEST_ROWS)
+    text = places.read_text(path.name, LARGEST_ROWS)
     if not text.lstrip().startswith("["):
         yield from json_lines(text, path.name)
         return

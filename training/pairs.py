@@ -9,6 +9,7 @@ Three layouts, the first that is there counts:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -63,19 +64,30 @@ def is_folder_of_pairs(folder: Path) -> bool:
 class _Side:
     """The pictures and texts below one of the two folders, by path without extension."""
 
-    pictures: dict[str, tuple[Path, Path]] = field(default_factory=dict)
-    """As listed, and where it really lies."""
-    texts: dict[str, Path] = field(default_factory=dict)
+    pictures: dict[str, tuple[str, Path]] = field(default_factory=dict)
+    """Path in the dataset's folder, and where it really lies."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Path in the dataset's folder."""
     orphans: list[str] = field(default_factory=list)
 
-    def text_of(self, stem: str) -> Path | None:
+    def text_of(self, stem: str) -> str | None:
         """The caption beside a picture, also where the two are written in another way."""
         return self.texts.get(stem) or self.composed_texts.get(composed(stem))
 
     @cached_property
-    def composed_texts(self) -> dict[str, Path]:
+    def composed_texts(self) -> dict[str, str]:
         """The texts by names in the one form."""
-        return {composed(stem): path for stem, path in reversed(self.texts.items())}
+        return {composed(stem): name for stem, name in reversed(self.texts.items())}
+
+    def add(self, places: Places, stem: str, name: str) -> None:
+        """Take a picture, if it is one."""
+        place = places.find(name)
+        if isinstance(place, str):
+            self.orphans.append(listed(name, place))
+        elif stem in self.pictures:
+            self.orphans.append(listed(name, f"'{shown(self.pictures[stem][0])}' has the same name"))
+        else:
+            self.pictures[stem] = name, place
 
 
 def _from_folders(places: Places) -> Listing:
@@ -88,13 +100,13 @@ def _from_folders(places: Places) -> Listing:
     partners = _partners(list(hints.pictures), list(targets.pictures))
     pairs = []
     for stem, own in partners.items():
-        path, target = targets.pictures[stem]
+        name, target = targets.pictures[stem]
         caption, problem = _caption(places, [targets.text_of(stem), hints.text_of(own)])
-        pairs.append(Pair(places.name_of(path), hints.pictures[own][1], target, caption, problem))
+        pairs.append(Pair(name, hints.pictures[own][1], target, caption, problem))
     used = set(partners.values())
     alone = [targets.pictures[stem] for stem in targets.pictures if stem not in partners]
     alone += [hints.pictures[stem] for stem in hints.pictures if stem not in used]
-    return Listing(tuple(pairs), (*hints.orphans, *targets.orphans, *(listed(places.name_of(path)) for path, _ in alone)))
+    return Listing(tuple(pairs), (*hints.orphans, *targets.orphans, *(listed(name) for name, _ in alone)))
 
 
 def _partners(hints: Sequence[str], targets: Sequence[str]) -> dict[str, str]:
@@ -105,59 +117,41 @@ def _partners(hints: Sequence[str], targets: Sequence[str]) -> dict[str, str]:
     return {stem: hint for stem, hint in found.items() if hint is not None}
 
 
-def _first_folder(folder: Path, names: Sequence[str]) -> Path | None:
-    return next((folder / name for name in names if is_folder(folder / name)), None)
+def _first_folder(folder: Path, names: Sequence[str]) -> str | None:
+    return next((name for name in names if is_folder(folder / name)), None)
 
 
 def _side(places: Places, names: Sequence[str]) -> _Side | None:
-    folder = _first_folder(places.folder, names)
-    if folder is None:
+    top = _first_folder(places.folder, names)
+    if top is None:
         return None
-    check_inside(folder, places.roots, places.name_of(folder))
+    check_inside(places.folder / top, places.roots, top)
     side = _Side()
-    for path, reason in sorted(places.walk(folder)):
-        name = places.name_of(path)
+    for name, reason in sorted(places.walk(top), key=lambda found: _in_order(found[0])):
+        stem, dot, ending = name[len(top) + 1 :].rpartition(".")
+        kind = f"{dot}{ending.lower()}"
         if reason:
             side.orphans.append(listed(name, reason))
-            continue
-        ending, stem = path.suffix.lower(), path.relative_to(folder).with_suffix("").as_posix()
-        if ending == CAPTION:
-            side.texts.setdefault(stem, path)
-        elif ending in NOT_READ:
-            side.orphans.append(listed(name, f"{ending} files are not read: save it as PNG, JPEG or WEBP"))
-        elif ending in EXTENSIONS:
-            _add_picture(places, side, stem, path)
+        elif kind == CAPTION:
+            side.texts.setdefault(stem, name)
+        elif kind in NOT_READ:
+            side.orphans.append(listed(name, f"{kind} files are not read: save it as PNG, JPEG or WEBP"))
+        elif kind in EXTENSIONS:
+            side.add(places, stem, name)
     return side
 
 
-def _add_picture(places: Places, side: _Side, stem: str, path: Path) -> None:
-    name, place = places.name_of(path), places.find(path)
-    if not _is_text(name):
-        side.orphans.append(listed(name, "its name is not UTF-8: rename it"))
-    elif isinstance(place, str):
-        side.orphans.append(listed(name, place))
-    elif stem in side.pictures:
-        other = places.name_of(side.pictures[stem][0])
-        side.orphans.append(listed(name, f"'{shown(other)}' has the same name"))
-    else:
-        side.pictures[stem] = path, place
+def _in_order(name: str) -> list[str]:
+    """Paths as the system sorts them, folder by folder."""
+    return os.path.normcase(name).replace("\\", "/").split("/")
 
 
-def _is_text(name: str) -> bool:
-    """The system gives bytes that are no text as halves of surrogate pairs."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _caption(places: Places, texts: Sequence[Path | None]) -> tuple[str, str]:
+def _caption(places: Places, texts: Sequence[str | None]) -> tuple[str, str]:
     """The first of some captions that is not empty, and what is wrong with it."""
-    for path in texts:
-        if path is not None:
+    for name in texts:
+        if name is not None:
             try:
-                caption = caption_of(places.read_text(path), places.name_of(path))
+                caption = caption_of(places.read_text(name), name)
             except ValueError as error:
                 return "", str(error)
             if caption:

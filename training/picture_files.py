@@ -100,7 +100,7 @@ def opened(path: Path | PictureBytes, name: str) -> Iterator[ImageFile]:
     """Open a picture; what goes wrong in the block is its fault too.
 
     Args:
-        path: Of the file, or the file.
+        path: Of the file, without links, or the file.
         name: For the error.
 
     Yields:
@@ -139,7 +139,7 @@ def _stream(path: Path | PictureBytes, name: str) -> Iterator[BinaryIO]:
         path.seek(0)
         yield path
         return
-    with open_real(path.resolve(), name) as stream:
+    with open_real(path, name) as stream:
         yield stream
 
 

@@ -210,7 +210,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
     if not os.path.lexists(folder / ABOUT):
         return {}
     try:
-        about = parse_text(places.read_text(folder / ABOUT, SMALL_FILE), ABOUT)
+        about = parse_text(places.read_text(ABOUT, SMALL_FILE), ABOUT)
     except LeadsOutError:
         raise
     except ValueError as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import folder_paths
 import numpy as np
 import pytest
 import torch
-from nextcontrol.nodes.host.dataset_folders import KIND, find_folder, new_folder, open_dataset
+from nextcontrol.nodes.host.dataset_folders import KIND, cache_of, find_folder, new_folder, open_dataset
 from nextcontrol.nodes.host.make_hints import read_options
 from nextcontrol.nodes.pairs import CheckPairs, MakePairs, PairDatasetNode
 from nextcontrol.training.dataset import DatasetSettings, usable_pairs
@@ -130,6 +131,77 @@ def test_an_empty_folder_and_a_missing_one_are_one_sentence(place):
         (place / name).mkdir()
     with pytest.raises(ValueError, match="holds no pair whose two pictures are there"):
         open_dataset(place.name, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"[" * 100_000, "nested too deeply"),
+        (b"[1]", "is no object"),
+        (b'{"hint_type": 5}', "is no object"),
+        (b'{"hint_type": "a\\nb"}', "is no object"),
+        (b'{"hint_type": "' + b"x" * 5000 + b'"}', "is no object"),
+        (b'{"options": [1]}', "is no object"),
+        (b'{"options": {"x": ' + b"[" * 500 + b"]" * 500 + b"}}", None),
+        (b'{"options": {"x": "' + b"y" * 20_000 + b'"}}', "is no object"),
+        (b'{"hint_type": ' + b"9" * 5000 + b"}", "is no JSON"),
+        ('{"hint_type": "grün"}'.encode("cp1252"), "looks like cp1252"),
+        (b" " * 1_100_000, "more than 1048576 bytes"),
+        ('{"hint_type": "canny"}'.encode("utf-16"), None),
+        ("folder", "not a regular file"),
+        ("../../secret.json", "leads out of the folders"),
+        ("nextcontrol.json", "(cannot be followed|become a link)"),
+    ],
+)
+def test_what_made_the_hints_is_read_or_refused_in_one_sentence(place, content, sentence):
+    write_pairs(place, 2)
+    about = place / "nextcontrol.json"
+    if isinstance(content, bytes):
+        about.write_bytes(content)
+    elif content == "folder":
+        about.mkdir()
+    else:
+        about.symlink_to(content)
+    if sentence is None:
+        assert open_dataset(place.name, SETTINGS).hint_type in {"", "canny"}
+        return
+    with pytest.raises(ValueError, match=sentence) as error:
+        open_dataset(place.name, SETTINGS)
+    assert "nextcontrol.json" in str(error.value)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("goal", ["../../elsewhere", ".nextcontrol", "../other", "target"])
+def test_nothing_is_kept_behind_a_link(place, goal):
+    write_pairs(place, 2)
+    (place / ".nextcontrol").symlink_to(goal)
+    with pytest.raises(ValueError, match="nothing is written through links"):
+        cache_of(open_dataset(place.name, SETTINGS))
+
+
+def test_folders_inside_the_cache_that_are_links_are_not_written_into(place, tmp_path):
+    write_pairs(place, 2)
+    cache = cache_of(open_dataset(place.name, SETTINGS))
+    assert cache.folder == place.resolve() / ".nextcontrol"
+    cache.folder.mkdir()
+    (cache.folder / "ab").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="nothing is written through links"):
+        cache.write("abc", x=torch.ones(1))
+    (tmp_path / "cdx.safetensors").touch()
+    (cache.folder / "cd").mkdir()
+    (cache.folder / "cd" / "cdx.safetensors").symlink_to(tmp_path / "cdx.safetensors")
+    with pytest.raises(ValueError, match="nothing is written through links"):
+        cache.write("cdx", x=torch.ones(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["cdx.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 400, "x/" + "ü" * 200])
+def test_a_name_that_no_system_takes_is_one_sentence(name):
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        find_folder(name)
+    assert not os.path.lexists(new_folder(name, "folder"))
+    assert isinstance(PairDatasetNode.fingerprint_inputs(name), tuple)
 
 
 def test_all_wrong_settings_are_named_at_once():
