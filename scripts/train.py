@@ -95,15 +95,9 @@ def run_inside(command: list[str], environment: dict[str, str]) -> int:
 def train(options: argparse.Namespace) -> int:
     """Inside the host's interpreter: train, and say what came of it in one sentence."""
     import_pack()
-    from nextcontrol.models.foreign import SMALL_FILE
-    from nextcontrol.training.texts import read_text
-
     try:
-        text = read_text(options.config, str(options.config), SMALL_FILE)
-    except FileNotFoundError:
-        say(f"train.py: '{options.config}' is not there: give the path of a configuration.")
-        return 1
-    except ValueError as error:
+        text = read_config(options.config)
+    except (ValueError, FileNotFoundError) as error:
         say(f"train.py: {error}")
         return 1
     if options.precompute:
@@ -128,6 +122,23 @@ def train(options: argparse.Namespace) -> int:
         os._exit(status)  # threads that still wait for the others would hold the process up
     team.close()
     return status
+
+
+def read_config(path: Path) -> str:
+    """The text of a configuration, which some shells and editors write in other Unicode forms than UTF-8.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It cannot be read.
+    """
+    from nextcontrol.models.foreign import SMALL_FILE, shown
+    from nextcontrol.training.texts import read_text
+
+    try:
+        return read_text(path, str(path), SMALL_FILE)
+    except FileNotFoundError as error:
+        message = f"'{shown(path)}' cannot be read (there is no such file): give the path of a configuration."
+        raise FileNotFoundError(message) from error
 
 
 def train_with(team: Team, text: str, options: argparse.Namespace) -> tuple[int, str]:

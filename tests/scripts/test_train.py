@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from nextcontrol.nodes.host.train_script import READERS, read_job, train_from_text
+from train import read_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +38,30 @@ def test_a_wrong_file_is_one_sentence(change, sentence):
     text = change if isinstance(change, str) else json.dumps(change if isinstance(change, list) else {**JOB, **change})
     with pytest.raises(ValueError, match=sentence):
         read_job(text)
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_configuration_may_be_in_any_unicode_form_that_says_so(codec, tmp_path):
+    (tmp_path / "c.json").write_bytes(json.dumps({**JOB, "name": "größe"}, ensure_ascii=False, indent=1).encode(codec))
+    assert read_job(read_config(tmp_path / "c.json"))["name"] == "größe"
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda path: path.write_bytes('{"name": "größe"}'.encode("cp1252")), "is not UTF-8 and looks like cp1252"),
+        (lambda path: path.write_bytes("{}".encode("utf-16-le") * 9), "looks like UTF-16 without its mark"),
+        (lambda path: path.write_bytes(b" " * 1_100_000), "has more than 1048576 bytes"),
+        (Path.mkdir, "cannot be read .it is not a regular file"),
+        (lambda path: path.symlink_to(path), "cannot be read"),
+        (Path.exists, "cannot be read .there is no such file"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_sentence(make, sentence, tmp_path):
+    make(tmp_path / "c.json")
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence) as error:
+        read_config(tmp_path / "c.json")
+    assert str(error.value).startswith(f"'{tmp_path / 'c.json'}' ")
 
 
 def test_a_missing_checkpoint_is_named(base_folder):
