@@ -125,7 +125,10 @@ def train(options: argparse.Namespace) -> int:
 
 
 def read_config(path: Path) -> str:
-    """The text of a configuration, which some shells and editors write in other Unicode forms than UTF-8.
+    """Read a configuration, which some shells and editors write in other Unicode forms than UTF-8.
+
+    Returns:
+        Its text.
 
     Raises:
         FileNotFoundError: It is not there.
