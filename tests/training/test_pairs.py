@@ -182,7 +182,8 @@ def test_the_same_name_composed_in_two_ways_is_one(place):
             put(place / "target" / f"{number}" / f"{names[0]}.txt", f"caption of {number}")
     dataset = opened(place)
     assert dataset.orphans == ()
-    assert sorted(pair.caption for pair in dataset.pairs[:-3]) == ["caption of 0"] * 3 + ["caption of 1"] * 3
+    captions = sorted(pair.caption for pair in dataset.pairs if "/0" not in pair.name or "/0/" in pair.name)
+    assert captions == ["caption of 0"] * 3 + ["caption of 1"] * 3
     rows = "".join(row(f"target/{n}/{name}.png", f"source/{n}/{name}.png") + "\n" for n in (0, 1) for name in DECOMPOSED)
     put(place / "metadata.jsonl", rows)
     assert len(opened(place).pairs) == len(DECOMPOSED) * 2
@@ -203,7 +204,7 @@ ODD_FILES = {
     "source/a.psd": (lambda path: path.touch(), ".psd files are not read"),
     "target/a.svg": (lambda path: path.touch(), ".svg files are not read"),
     "target/001.jpg": (lambda path: path.touch(), "has the same name"),
-    "target/loop.png": (lambda path: path.symlink_to("loop.png"), "cannot be followed|symbolic links"),
+    "target/loop.png": (lambda path: path.symlink_to("loop.png"), "a link in a circle|symbolic links"),
     "target/gone.png": (lambda path: path.symlink_to("gone"), "there is no such file"),
     "source/pipe.png": (os.mkfifo, "not a regular file"),
     "target/linked": (lambda path: path.symlink_to("../source"), "a link to a folder"),
@@ -237,9 +238,10 @@ def test_other_formats_are_pairs_and_hidden_files_are_nothing(place):
 
 def test_a_folder_deeper_than_the_system_names_is_listed(place):
     here = os.open(place / "target", os.O_RDONLY)
-    for _ in range(1100):
-        os.mkdir("deep", dir_fd=here)
-        below = os.open("deep", os.O_RDONLY, dir_fd=here)
+    deep = "deep" * 50
+    for _ in range(25):
+        os.mkdir(deep, dir_fd=here)
+        below = os.open(deep, os.O_RDONLY, dir_fd=here)
         os.close(here)
         here = below
     os.close(here)
