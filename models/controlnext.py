@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 COLORS = 3
+MOST_BLOCKS = 16  # published modules have 2 and 3
 RESIDUAL_EPSILON = 1e-6  # GroupNorm inside residual blocks; stem and mid convolutions keep torch's 1e-5
 
 
@@ -263,10 +264,14 @@ def read_config(shapes: Mapping[str, tuple[int, ...]]) -> ControlNeXtConfig:
 
     Raises:
         KeyError: A tensor that fixes a size is missing.
+        IndexError: One has too few dimensions.
+        ValueError: There are more blocks than any such module has.
     """
     count = 0
     while f"down_res.{count}.conv1.weight" in shapes:
         count += 1
+        if count > MOST_BLOCKS:
+            raise ValueError(f"more than {MOST_BLOCKS} blocks")
     block_shapes = [shapes[f"down_res.{i}.conv1.weight"] for i in range(max(count, 1))]
     stem = tuple(shapes[f"embedding.{i}.weight"][0] for i in (0, 3, 6)) if "embedding.0.weight" in shapes else ()
     return ControlNeXtConfig(

@@ -18,6 +18,11 @@ from .adapted import Group, adapted_linear, replaced_by_group
 from .control_blocks import Block, Downsample, ResBlock, SpatialTransformer
 from .controlnext import timestep_features
 
+MOST_BLOCKS = 32
+"""Encoder blocks; SD1.5 has 12."""
+MOST_DEPTH = 16
+"""Transformer blocks in an encoder block; SD1.5 has 1, SDXL up to 10."""
+
 
 @dataclass(frozen=True)
 class CtrLoRAConfig:
@@ -170,10 +175,17 @@ def read_config(shapes: Mapping[str, tuple[int, ...]]) -> CtrLoRAConfig:
 
     Raises:
         KeyError: A tensor that fixes a size is missing.
+        IndexError: One has too few dimensions.
+        ValueError: There are more blocks, or blocks in a block, than any such network has.
     """
+    numbers = {key.split(".", 2)[1] for key in shapes if key.startswith("input_blocks.")}
     blocks: list[Block] = []
-    while any(key.startswith(f"input_blocks.{len(blocks)}.") for key in shapes):
+    while str(len(blocks)) in numbers:
+        if len(blocks) == MOST_BLOCKS:
+            raise ValueError(f"it has more than {MOST_BLOCKS} blocks")
         blocks.append(_read_block(shapes, f"input_blocks.{len(blocks)}"))
+    if not blocks:
+        raise KeyError("input_blocks.0.0.weight")
     contexts = (shape[1] for key, shape in shapes.items() if key.endswith("attn2.to_k.weight"))
     return CtrLoRAConfig(
         blocks=tuple(blocks),
@@ -194,4 +206,6 @@ def _read_block(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> Block:
     depth = 0
     while f"{prefix}.1.transformer_blocks.{depth}.norm1.weight" in shapes:
         depth += 1
+        if depth > MOST_DEPTH:
+            raise ValueError(f"'{prefix}' has more than {MOST_DEPTH} transformer blocks")
     return Block("res", shape[1], shape[0], depth)

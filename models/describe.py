@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +14,13 @@ from .adapted import LORA
 from .controlnet import HINT_BLOCK
 from .ctrlora_file import (
     PREFIX,
+    STACKED,
+    alpha_value,
     base_tensors,
     check_base,
     condition_names,
     control_tensors,
+    is_alpha,
     is_replaced,
     linear_names,
     read_condition,
@@ -33,6 +36,7 @@ from .detect import (
     detect_unet_family,
     possible_variants,
 )
+from .foreign import shown
 from .injection import FAMILY_TITLES, INJECTIONS, Family
 from .state_dict import control_part, shapes_of
 
@@ -42,6 +46,8 @@ CONTROLNEXT_KINDS = (*MODULE_KINDS, "bundle")
 TYPE_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 LONGEST = 200
 """Characters of a metadata value that are shown; some trainers put whole pictures there."""
+MOST = 50
+"""Of conditions, ranks and metadata that are listed."""
 
 _BY_NAME: dict[str, Family] = {
     "interim_june": "sdxl", "interim_july": "sdxl", "ctrlora_xl_base": "sdxl", "ctrlora_xl_lora": "sdxl"
@@ -78,6 +84,8 @@ class FileDescription:
     """Of a ControlNeXt module."""
     ranks: tuple[int, ...]
     """Of the LoRA layers, each once, rising."""
+    alphas: tuple[float, ...]
+    """Of the LoRA layers, each once, rising; empty where none has one, and each counts as its rank."""
     conditions: tuple[str, ...]
     """Tasks of a pretraining checkpoint."""
     parts: tuple[Part, ...]
@@ -116,7 +124,7 @@ def describe_file(tensors: Mapping[str, Tensor], name: str, metadata: Mapping[st
     """Say everything about a weight file that names, shapes, types and metadata tell.
 
     Args:
-        tensors: Unwrapped; only their shapes and types are read.
+        tensors: Unwrapped; only their shapes and types are read, and the alphas of LoRAs.
         name: Of the file, as the user chose it.
         metadata: Of the file.
         size: Bytes on disk.
@@ -135,7 +143,8 @@ def describe_file(tensors: Mapping[str, Tensor], name: str, metadata: Mapping[st
         families=_families(id_, shapes_of(own) or shapes, variants),
         variants=variants,
         generation=INJECTIONS[variants[0]].generation if variants else None,
-        ranks=tuple(sorted({shape[0] for key, shape in shapes.items() if _DOWN.search(key)})),
+        ranks=tuple(sorted({shape[0] for key, shape in shapes.items() if _DOWN.search(key) and shape})),
+        alphas=_alphas(own),
         conditions=tuple(condition_names(own)),
         parts=_parts(shapes, id_),
         types=tuple(title for title, _ in Counter(map(type_name, (t.dtype for t in tensors.values()))).most_common()),
@@ -167,9 +176,15 @@ def check_file(tensors: Mapping[str, Tensor], name: str, kind: Kind) -> None:
         return
     base = base_tensors(own)
     config = check_base(base, name)
-    names = condition_names(own)
-    for condition in ("", *names):
-        read_condition(own, shapes_of(base), name, condition, linear_names(config) if names else None)
+    shapes = shapes_of(base)
+    stacked: dict[str, dict[str, Tensor]] = {condition: {} for condition in condition_names(own)}
+    for key, tensor in own.items():
+        if key.startswith(STACKED) and (condition := key.split(".", 2)[1]) in stacked:
+            stacked[condition][key] = tensor
+    read_condition({key: tensor for key, tensor in own.items() if not key.startswith(STACKED)}, shapes, name)
+    layers = linear_names(config) if stacked else None
+    for condition, tensors_of in stacked.items():
+        read_condition(tensors_of, shapes, name, condition, layers)
 
 
 def type_name(dtype: torch.dtype) -> str:
@@ -184,12 +199,13 @@ def to_lines(file: FileDescription) -> list[str]:
     facts = {
         "Variant": " or ".join(file.variants),
         "Generation": str(file.generation or ""),
-        "Rank": " and ".join(map(str, file.ranks)),
-        "Conditions": ", ".join(file.conditions),
+        "Rank": " and ".join(map(str, file.ranks[:MOST])) + _more(file.ranks),
+        "Alpha": " and ".join(f"{alpha:g}" for alpha in file.alphas[:MOST]) + _more(file.alphas),
+        "Conditions": ", ".join(map(shown, file.conditions[:MOST])) + _more(file.conditions),
         "Parameters": f"{file.parameters:,} in {_count(file.tensors, 'tensor')}",
     }
     return [
-        f"{file.name} is {file.kind.title if file.kind else 'of an unknown kind'}.",
+        f"{shown(file.name)} is {file.kind.title if file.kind else 'of an unknown kind'}.",
         file.advice,
         *([f"Problem: {file.problem}"] if file.problem else []),
         f"Family: {families}",
@@ -198,8 +214,18 @@ def to_lines(file: FileDescription) -> list[str]:
         f"Type: {', '.join(file.types)}",
         f"Size: {file.size / 1e6:,.1f} MB ({_count(file.size, 'byte')})",
         *(["Metadata:"] if file.metadata else []),
-        *(f"  {_shortened(key)}: {_shortened(value)}" for key, value in sorted(file.metadata.items())),
+        *(f"  {shown(key)}: {_shortened(value)}" for key, value in sorted(file.metadata.items())[:MOST]),
+        *([f" {_more(file.metadata)}"] if len(file.metadata) > MOST else []),
     ]
+
+
+def _alphas(own: Mapping[str, Tensor]) -> tuple[float, ...]:
+    values = (alpha_value(tensor) for key, tensor in own.items() if is_alpha(key))
+    return tuple(sorted({value for value in values if value is not None}))
+
+
+def _more(listed: Sized) -> str:
+    return f" and {len(listed) - MOST} more" if len(listed) > MOST else ""
 
 
 def _variants(module: Shapes, metadata: Mapping[str, str]) -> tuple[str, ...]:
@@ -241,7 +267,7 @@ def _controlnet_part(key: str) -> str:
 
 
 def _ctrlora_part(key: str) -> str:
-    if LORA in key or "loras_dict." in key:
+    if LORA in key or STACKED in key or is_alpha(key):
         return "LoRA"
     if is_replaced(key):
         return "norms" if "norm" in key else "zero convolutions"
@@ -275,4 +301,4 @@ def _count(number: int, noun: str) -> str:
 
 def _shortened(text: str) -> str:
     flat = " ".join(text.split())
-    return flat if len(flat) <= LONGEST else f"{flat[:LONGEST]}… ({len(text):,} characters)"
+    return shown(flat, LONGEST) if len(flat) <= LONGEST else f"{shown(flat[:LONGEST], LONGEST)}… ({len(text):,} characters)"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from .controlnext import GENERATIONS, ControlNeXt, ControlNeXtConfig, read_config
+from .foreign import first_line, shown, some
 from .injection import Family, variants_of
 from .state_dict import shapes_of
 
@@ -34,9 +35,11 @@ class Kind:
     has_all: tuple[str, ...] = ()
     has_any: tuple[str, ...] = ()
     has_none: tuple[str, ...] = ()
+    has_shapes: tuple[tuple[str, tuple[int | None, ...]], ...] = ()
+    """What tensors with such names measure, where their shapes are known; None is any number."""
 
-    def matches(self, text: str) -> bool:
-        """Whether the keys, one per line in `text`, fit."""
+    def matches(self, text: str, values: Mapping[str, object]) -> bool:
+        """Whether the keys, one per line in `text`, and the shapes of their tensors fit."""
 
         def found(pattern: str) -> bool:
             return re.search(pattern, text, re.MULTILINE) is not None
@@ -45,6 +48,7 @@ class Kind:
             all(map(found, self.has_all))
             and (not self.has_any or any(map(found, self.has_any)))
             and not any(map(found, self.has_none))
+            and all(_has_shape(values, pattern, shape) for pattern, shape in self.has_shapes)
         )
 
 
@@ -55,6 +59,9 @@ _INTERIM = "Use a module published after August 2024"
 _CORE_CONTROLNET = "Load it with ComfyUI's 'Load ControlNet Model'"
 _XL = "Use a CtrLoRA made for SD1.5, CtrLoRA-XL is not supported"
 _PEFT = r"(base_model\.model|down_blocks|mid_block)\..*\.lora_[AB]\."
+_XL_IN = r"^(base_model\.model\.)?conv_in\.weight$"
+_XL_CONDITION = r"^(base_model\.model\.)?conv_in_condition\.weight$"
+_LATENT = (None, 4, 3, 3)
 _CTRLORA_IN = r"^(control_model\.)?input_blocks\.0\.0\.weight$"
 _CTRLORA_OUT = r"^(control_model\.)?middle_block_out\.0\.weight$"
 
@@ -87,9 +94,15 @@ KINDS: tuple[Kind, ...] = (
         "bundle", "raw ControlNeXt trainer output (module and UNet in one file)", _LOAD_CONTROLNEXT,
         has_all=(r"^controlne(xt|t)\.", r"^unet\."),
     ),
+    # It reads the masked latent and the mask beside the noisy latent, in one convolution: TencentARC/BrushNet.
+    Kind(
+        "brushnet", "a BrushNet", "Load it with a pack that has a BrushNet loader",
+        has_any=(r"^(module\.)?brushnet_(down|mid|up)_block",),
+    ),
     # diffusers and PEFT names. XL is another network: it sees the noisy latent too, limerenceaid/CtrLoRA-XL@cc6d322.
     Kind(
-        "ctrlora_xl_base", "a CtrLoRA-XL Base ControlNet", _XL, has_any=(r"^(base_model\.model\.)?conv_in_condition\.weight$",)
+        "ctrlora_xl_base", "a CtrLoRA-XL Base ControlNet", _XL,
+        has_all=(_XL_IN, _XL_CONDITION), has_shapes=((_XL_IN, _LATENT), (_XL_CONDITION, _LATENT)),
     ),
     Kind(
         "ctrlora_xl_lora", "a PEFT adapter as CtrLoRA-XL has them", _XL,
@@ -149,8 +162,17 @@ _CONTEXT = re.compile(r"attn2\.to_[kv](\.lora_layer\.down)?\.weight$")
 
 def detect_kind(keys: Mapping[str, object]) -> Kind | None:
     """The first kind of `KINDS` that fits, or None for a file nobody here knows."""
-    text = "\n".join(keys)
-    return next((kind for kind in KINDS if kind.matches(text)), None)
+    text = "\n".join(key for key in keys if isinstance(key, str))
+    return next((kind for kind in KINDS if kind.matches(text, keys)), None)
+
+
+def _has_shape(values: Mapping[str, object], pattern: str, wanted: tuple[int | None, ...]) -> bool:
+    known = [value for key, value in values.items() if value is not None and re.search(pattern, key)]
+    shapes: list[tuple[int, ...]] = [tuple(getattr(value, "shape", value)) for value in known]  # type: ignore[arg-type]
+    return all(
+        len(shape) == len(wanted) and all(want in (None, side) for side, want in zip(shape, wanted, strict=True))
+        for shape in shapes
+    )
 
 
 def possible_variants(kind: Kind) -> tuple[str, ...]:
@@ -165,8 +187,8 @@ def detect_unet_family(shapes: Shapes) -> Family | None:
         return "svd"
     if re.search(r"transformer_blocks\.[2-9]\.|add_embedding\.", text):
         return "sdxl"
-    widths = {shape[0] for key, shape in shapes.items() if "to_out.0.weight" in key}
-    contexts = {shape[1] for key, shape in shapes.items() if _CONTEXT.search(key)}
+    widths = {shape[0] for key, shape in shapes.items() if "to_out.0.weight" in key and shape}
+    contexts = {shape[1] for key, shape in shapes.items() if _CONTEXT.search(key) and len(shape) > 1}
     # Only SD1.5 attends at 320 channels, or to text of width 768.
     if 320 in widths or 768 in contexts:
         return "sd15"
@@ -186,12 +208,12 @@ def describe(shapes: Shapes, name: str, wanted: str) -> str:
     """
     kind = detect_kind(shapes)
     if kind is not None:
-        return f"'{name}' is {kind.title}, not {wanted}. {kind.advice}."
+        return f"'{shown(name)}' is {kind.title}, not {wanted}. {kind.advice}."
     overlap, title = max((sum(key in shapes for key in keys) / len(keys), title) for title, keys in _published().items())
     if overlap > 0.5:
         return _compare(shapes, _published()[title], name, title)
-    sample = ", ".join(f"'{key}'" for key in list(shapes)[:2]) or "no tensors"
-    return f"'{name}' is not {wanted}: it holds {sample}. Choose another file."
+    sample = some(list(shapes)[:2]) or "no tensors"
+    return f"'{shown(name)}' is not {wanted}: it holds {sample}. Choose another file."
 
 
 def check_module(shapes: Shapes, name: str) -> ControlNeXtConfig:
@@ -217,14 +239,19 @@ def check_module(shapes: Shapes, name: str) -> ControlNeXtConfig:
         raise UnsupportedCheckpointError(_compare(shapes, _published()[kind.title], name, kind.title)) from error
     except ValueError as error:
         raise UnsupportedCheckpointError(
-            f"'{name}' is {kind.title} whose channels do not divide into its groups ({error}): use an unmodified file."
+            f"'{shown(name)}' is {kind.title} whose channels do not divide into its groups ({first_line(error)}): use an "
+            "unmodified file."
+        ) from error
+    except (TypeError, RuntimeError, OverflowError) as error:  # sizes that torch cannot count
+        raise UnsupportedCheckpointError(
+            f"'{shown(name)}' is {kind.title} of impossible sizes: the file is damaged, download it again."
         ) from error
     if expected.keys() != shapes.keys():
         raise UnsupportedCheckpointError(_compare(shapes, list(expected), name, kind.title))
     for key, shape in expected.items():
         if shape != shapes[key]:
             raise UnsupportedCheckpointError(
-                f"'{name}' is {kind.title} with '{key}' of shape {shapes[key]}, where the others ask for {shape}: "
+                f"'{shown(name)}' is {kind.title} with '{key}' of shape {shapes[key]}, where the others ask for {shape}: "
                 "the file is damaged, download it again."
             )
     return config
@@ -239,15 +266,15 @@ def _published() -> dict[str, list[str]]:
 
 def _compare(shapes: Shapes, keys: list[str], name: str, title: str) -> str:
     missing = [key for key in keys if key not in shapes]
-    unknown = [key for key in shapes if key not in set(keys)]
+    known = set(keys)
+    unknown = [key for key in shapes if key not in known]
     found = f"{len(keys) - len(missing)} of {len(keys)} keys"
     return (
-        f"Unknown control file '{name}': nearest is {title}, {found}{_listed('missing', missing)}"
+        f"Unknown control file '{shown(name)}': nearest is {title}, {found}{_listed('missing', missing)}"
         f"{_listed('not known', unknown)}; use a complete, unmodified file."
     )
 
 
 def _listed(lead: str, keys: Iterable[str]) -> str:
-    quoted = [f"'{key}'" for key in keys]
-    rest = f" and {len(quoted) - 3} more" if len(quoted) > 3 else ""
-    return f"; {lead} {', '.join(quoted[:3])}{rest}" if quoted else ""
+    listed = some(keys)
+    return f"; {lead} {listed}" if listed else ""

@@ -15,8 +15,10 @@ from .ctrlora_file import (
     check_base,
     condition_names,
     control_tensors,
+    is_alpha,
     is_replaced,
     linear_names,
+    lora_part,
 )
 from .describe import CTRLORA_KINDS, MODULE_KINDS, check_file, type_name
 from .detect import Kind, UnsupportedCheckpointError, describe, detect_kind
@@ -76,12 +78,14 @@ def extract_part(tensors: Mapping[str, Tensor], name: str, part: str = "auto", c
         raise UnsupportedCheckpointError(describe(shapes_of(tensors), name, "a ControlNeXt or CtrLoRA file"))
     if part not in PARTS_OF[kind.id]:
         *others, last = PARTS_OF[kind.id]
-        raise ValueError(f"part is '{shown(part)}' and '{name}' is {kind.title}: choose {', '.join(others)} or {last}.")
+        raise ValueError(f"part is '{shown(part)}' and '{shown(name)}' is {kind.title}: choose {', '.join(others)} or {last}.")
     check_file(tensors, name, kind)
     own = control_tensors(tensors) if kind.id in CTRLORA_KINDS else {}
     names = condition_names(own)
     if condition and not names:
-        raise ValueError(f"condition is '{shown(condition)}' and '{name}' is no pretraining checkpoint: leave condition empty.")
+        raise ValueError(
+            f"condition is '{shown(condition)}' and '{shown(name)}' is no pretraining checkpoint: leave condition empty."
+        )
     if part == "auto":
         part = _auto(kind, any(LORA in key for key in own), bool(condition))
     if condition and part != "lora":
@@ -102,7 +106,7 @@ def to_dtype(tensor: Tensor, dtype: torch.dtype | None, key: str, name: str) -> 
 
     Args:
         tensor: Finite.
-        dtype: None keeps it, as do integers.
+        dtype: None keeps it, as do integers and the alphas of LoRAs.
         key: Of the tensor, for the error.
         name: Of the file, for the error.
 
@@ -112,15 +116,20 @@ def to_dtype(tensor: Tensor, dtype: torch.dtype | None, key: str, name: str) -> 
     Raises:
         ValueError: A value is beyond the range of the type.
     """
-    if dtype is None or not tensor.is_floating_point() or tensor.dtype == dtype:
+    if dtype is None or tensor.dtype == dtype or not is_converted(key, tensor):
         return tensor
     converted = tensor.to(dtype)
     if converted.isinf().any():
         raise ValueError(
-            f"'{name}' has values up to {float(tensor.abs().max()):.6g} in '{key}' and {type_name(dtype)} ends at "
-            f"{torch.finfo(dtype).max:.6g}: choose bf16, fp32 or keep."
+            f"'{shown(name)}' has values up to {float(tensor.abs().max()):.6g} in '{shown(key)}' and {type_name(dtype)} ends "
+            f"at {torch.finfo(dtype).max:.6g}: choose bf16, fp32 or keep."
         )
     return converted
+
+
+def is_converted(key: str, tensor: Tensor) -> bool:
+    """Whether a tensor takes on a new type: weights do, and the alpha of a LoRA is a number that no type may round."""
+    return tensor.is_floating_point() and not is_alpha(key)
 
 
 def _auto(kind: Kind, has_lora: bool, has_condition: bool) -> str:
@@ -144,7 +153,7 @@ def _of_ctrlora(own: Mapping[str, Tensor], name: str, part: str, condition: str)
     elif part == "lora":
         chosen = _named_lora(own, name, condition) if condition else _live_lora(own)
         if not any(LORA in key for key in chosen):
-            raise ValueError(f"part is 'lora' and '{name}' has no LoRA in it: choose base.")
+            raise ValueError(f"part is 'lora' and '{shown(name)}' has no LoRA in it: choose base.")
     else:
         # "control" is cut as the authors' tool does it: without the stacked conditions.
         chosen = {key: tensor for key, tensor in own.items() if part == "all" or not key.startswith("loras_dict.")}
@@ -153,7 +162,7 @@ def _of_ctrlora(own: Mapping[str, Tensor], name: str, part: str, condition: str)
 
 def _live_lora(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the authors' tool writes for a condition. Source: xyfJASON/ctrlora@b4422b4 scripts/tool_extract_weights.py."""
-    return {key: tensor for key, tensor in own.items() if LORA in key or is_replaced(key)}
+    return {key: tensor for key, tensor in own.items() if lora_part(key)[1] or is_replaced(key)}
 
 
 def _named_lora(own: Mapping[str, Tensor], name: str, condition: str) -> dict[str, Tensor]:
@@ -162,6 +171,11 @@ def _named_lora(own: Mapping[str, Tensor], name: str, condition: str) -> dict[st
     chosen = {key: tensor for key, tensor in base.items() if is_replaced(key)}
     for key, tensor in strip_prefix(own, f"loras_dict.{condition}.").items():
         number, _, half = key.partition(".")
+        if not (number.isdecimal() and len(number) < 7 and int(number) < len(layers)):
+            raise UnsupportedCheckpointError(
+                f"'{shown(name)}' has the unknown 'loras_dict.{shown(condition)}.{shown(key)}': use a complete, "
+                "unmodified file."
+            )
         chosen[f"{layers[int(number)]}{LORA}{half}"] = tensor
     return chosen
 
@@ -172,6 +186,6 @@ def _choose_condition(name: str, condition: str, names: list[str]) -> str:
     if len(names) == 1 and not condition:
         return names[0]
     raise ValueError(
-        f"'{name}' holds {len(names)} conditions and condition is '{shown(condition)}': set it to one of "
+        f"'{shown(name)}' holds {len(names)} conditions and condition is '{shown(condition)}': set it to one of "
         f"{shown(', '.join(names))}."
     )

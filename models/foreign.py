@@ -13,6 +13,8 @@ SHOWN = 100
 """Characters of one foreign text in a message; three of them are the most that a sentence holds."""
 NAMED = 3
 """How many names a sentence lists."""
+LISTED = 200
+"""Characters of the names in a list, so that a sentence has room for the file's own name beside them."""
 SMALL_FILE = 1 << 20
 """Bytes of the largest description, configuration or index that is read."""
 
@@ -39,10 +41,13 @@ def shown(text: object, longest: int = SHOWN) -> str:
 
 
 def some(names: Iterable[object]) -> str:
-    """Return the first few of some foreign names, quoted, and how many there are beside them."""
+    """Return the first few of some foreign names, quoted, and how many there are beside them: fewer where they are long."""
     listed = list(names)
-    more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
-    return ", ".join(f"'{shown(name)}'" for name in listed[:NAMED]) + more
+    first = [shown(name) for name in listed[:NAMED]]
+    while sum(map(len, first)) > LISTED:
+        first.pop()
+    more = f" and {len(listed) - len(first)} more" if len(listed) > len(first) else ""
+    return ", ".join(f"'{name}'" for name in first) + more
 
 
 def first_line(error: BaseException, longest: int = SHOWN) -> str:

@@ -14,13 +14,16 @@ CONTAINERS = ("state_dict", "module", "model")
 WRAPPERS = ("module.", "_orig_mod.", "ema_model.")
 """Prefixes that data-parallel, compiled and averaged copies of a module add to every key."""
 
+MOST_LEVELS = 8
+"""Of containers in containers, and of wrapper prefixes before a key; trainers make two."""
+
 CONTROL_PREFIXES = ("controlnext.", "controlnet.", "control_model.")
 UNET_PREFIXES = ("unet.", "model.diffusion_model.", "diffusion_model.")
 
 
 def strip_prefix(state_dict: Mapping[str, Value], prefix: str) -> dict[str, Value]:
-    """The entries under `prefix`, without it."""
-    return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+    """The entries under `prefix`, without it. A key that is no text is under none."""
+    return {key[len(prefix) :]: value for key, value in state_dict.items() if isinstance(key, str) and key.startswith(prefix)}
 
 
 def unwrap(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,11 +34,22 @@ def unwrap(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         A flat dictionary. Values are the same objects.
+
+    Raises:
+        ValueError: Containers lie in each other without end.
     """
     flat: dict[str, Any] = dict(state_dict)
-    while (inner := next((flat[k] for k in CONTAINERS if isinstance(flat.get(k), Mapping)), None)) is not None:
+    for _ in range(MOST_LEVELS):
+        inner = next((flat[k] for k in CONTAINERS if isinstance(flat.get(k), Mapping)), None)
+        if inner is None:
+            break
         flat = dict(inner)
-    while flat and (prefix := _common_prefix(flat, WRAPPERS)):
+    else:
+        raise ValueError(f"its tensors lie in more than {MOST_LEVELS} containers")
+    for _ in range(MOST_LEVELS):
+        prefix = _common_prefix(flat, WRAPPERS)
+        if prefix is None:
+            break
         flat = strip_prefix(flat, prefix)
     return flat
 
@@ -64,6 +78,9 @@ def _part(state_dict: Mapping[str, Value], prefixes: Iterable[str]) -> dict[str,
     return dict(state_dict)
 
 
-def _common_prefix(keys: Iterable[str], prefixes: Iterable[str]) -> str | None:
+def _common_prefix(keys: Iterable[Any], prefixes: Iterable[str]) -> str | None:
     listed = list(keys)
-    return next((prefix for prefix in prefixes if listed and all(key.startswith(prefix) for key in listed)), None)
+    return next(
+        (prefix for prefix in prefixes if listed and all(isinstance(key, str) and key.startswith(prefix) for key in listed)),
+        None,
+    )

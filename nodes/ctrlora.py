@@ -59,12 +59,13 @@ class LoadCtrLoRABase(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, base_file: str) -> bool | str:
         """Name a missing file before anything runs."""
-        return _found(base_file)
+        # What comes through a link, such as from Train CtrLoRA Base, is not known yet.
+        return True if base_file is None else _found(base_file)
 
     @classmethod
     def fingerprint_inputs(cls, base_file: str, **choices: Any) -> Any:
         """Read a file again when it has changed on disk."""
-        return fingerprint(base_file, CTRLORA_FOLDERS), choices
+        return base_file and fingerprint(base_file, CTRLORA_FOLDERS), choices
 
     @classmethod
     def execute(cls, base_file: str, embedded_lora: bool = False, cache_megabytes: int = 1024) -> io.NodeOutput:

@@ -48,7 +48,7 @@ class InspectFile(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file: str) -> Any:
         """Read a file again when it has changed on disk."""
-        return fingerprint(file, CONTROL_FOLDERS)
+        return file and fingerprint(file, CONTROL_FOLDERS)
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
@@ -125,7 +125,7 @@ class ConvertFile(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file: str, **choices: Any) -> Any:
         """Convert a file again when it has changed on disk."""
-        return fingerprint(file, CONTROL_FOLDERS), choices
+        return file and fingerprint(file, CONTROL_FOLDERS), choices
 
     @classmethod
     def execute(

@@ -26,7 +26,7 @@ from ...models.detect import (
 from ...models.foreign import shown
 from ...models.injection import FAMILY_TITLES, INJECTIONS, NORMALIZATIONS, Family, Injection
 from ...models.state_dict import control_part, shapes_of, unet_part
-from .files import check_finite, read_file
+from .files import check_weights, read_file
 from .folders import CONTROLNEXT_FOLDERS, UNET_FOLDERS, find_file, fingerprint
 from .managed import manage
 from .unet_weights import UNetWeights
@@ -35,6 +35,8 @@ logger = logging.getLogger("nextcontrol")
 
 NO_FILE = "none"
 AUTO = "auto"
+MODES = (AUTO, "replace", "delta")
+"""Of UNet weights."""
 _DEFAULTS: dict[Family, tuple[str, ...]] = {"sd15": ("sd15", "sd15_v0"), "sdxl": ("sdxl",), "svd": ("svd_v2", "svd_v1")}
 
 
@@ -77,7 +79,7 @@ class ControlNeXtFile:
         if not fitting:
             families = " or ".join(dict.fromkeys(FAMILY_TITLES[INJECTIONS[variant].family] for variant in self.variants))
             raise ValueError(
-                f"'{self.name}' is a ControlNeXt for {families} and the model is {FAMILY_TITLES[family]}: "
+                f"'{shown(self.name)}' is a ControlNeXt for {families} and the model is {FAMILY_TITLES[family]}: "
                 f"load a {families} checkpoint, or choose a control for {FAMILY_TITLES[family]}."
             )
         return next((variant for variant in _DEFAULTS[family] if variant in fitting), fitting[0])
@@ -124,12 +126,12 @@ def load_controlnext_file(
         ValueError: A choice is unknown, or does not fit the file.
     """
     check_choice("variant", variant, (AUTO, *INJECTIONS))
-    check_choice("unet_weights", unet_weights, (AUTO, "replace", "delta"))
+    check_choice("unet_weights", unet_weights, MODES)
     check_choice("stem_padding", stem_padding, (AUTO, "0", "1"))
     state_dict, metadata = read_file(find_file(control_file, CONTROLNEXT_FOLDERS), control_file)
     tensors = control_part(state_dict)
     config = check_module(shapes_of(tensors), control_file)
-    check_finite(tensors, control_file)
+    check_weights(tensors, control_file)
     padding = metadata.get("nextcontrol.stem_padding", AUTO) if stem_padding == AUTO else stem_padding
     file = ControlNeXtFile(
         control_file,
@@ -144,7 +146,7 @@ def load_controlnext_file(
     count = sum(tensor.numel() for tensor in tensors.values())
     logger.info(
         "'%s': ControlNeXt of generation %d for %s, %d parameters",
-        control_file,
+        shown(control_file),
         config.generation,
         "/".join(file.variants),
         count,
@@ -175,7 +177,7 @@ def _choose_variants(tensors: Mapping[str, Tensor], name: str, variant: str) -> 
         return possible
     if variant not in possible:
         raise ValueError(
-            f"'{name}' is {kind.title} and cannot be used as variant '{shown(variant)}': choose "
+            f"'{shown(name)}' is {kind.title} and cannot be used as variant '{shown(variant)}': choose "
             f"{' or '.join(possible)}, or auto."
         )
     return (variant,)
@@ -191,7 +193,8 @@ def _scale_in(metadata: Mapping[str, str], name: str) -> float | None:
         scale = math.nan
     if not math.isfinite(scale):
         raise UnsupportedCheckpointError(
-            f"'{name}' says in its header that its scale is '{shown(said)}' and a number is expected: use an unmodified file."
+            f"'{shown(name)}' says in its header that its scale is '{shown(said)}' and a number is expected: use an "
+            "unmodified file."
         )
     return scale
 
@@ -200,7 +203,7 @@ def _is_normalized_in(metadata: Mapping[str, str], name: str) -> bool:
     said = metadata.get("nextcontrol.normalization", NORMALIZATIONS[0])
     if said not in NORMALIZATIONS:
         raise UnsupportedCheckpointError(
-            f"'{name}' says in its header that its normalization is '{shown(said)}' and this version knows "
+            f"'{shown(name)}' says in its header that its normalization is '{shown(said)}' and this version knows "
             f"{' and '.join(NORMALIZATIONS)}: update NextControl, or use an unmodified file."
         )
     return said == NORMALIZATIONS[0]
@@ -213,7 +216,12 @@ def _load_unet(name: str, mode: Any) -> UNetWeights:
     if kind is None or kind.id not in ("unet", "bundle"):
         raise UnsupportedCheckpointError(describe(shapes_of(state_dict), name, "a set of fine-tuned UNet weights"))
     tensors = unet_part(state_dict)
-    check_finite(tensors, name)
+    check_weights(tensors, name)
     if mode == AUTO:
         mode = metadata.get("nextcontrol.unet_weights", AUTO)
+        if mode not in MODES:
+            raise UnsupportedCheckpointError(
+                f"'{shown(name)}' says of its weights that they are '{shown(mode)}' and this version knows "
+                f"{' and '.join(MODES[1:])}: update NextControl, or choose one of these as unet_weights."
+            )
     return UNetWeights(name, (fingerprint(name, UNET_FOLDERS), mode), tensors, detect_unet_family(shapes_of(tensors)), mode)

@@ -17,11 +17,12 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ...models.ctrlora_file import is_alpha, with_alpha
 from ...models.describe import TYPE_NAMES, FileDescription, describe_file
-from ...models.extract import PARTS, Extract, extract_part, to_dtype
+from ...models.extract import PARTS, Extract, extract_part, is_converted, to_dtype
 from ...models.foreign import shown
 from .controlnext_file import check_choice
-from .files import check_finite, read_file
+from .files import check_finite, check_types, read_file
 from .folders import CONTROL_FOLDERS, find_file, first_place
 
 logger = logging.getLogger("nextcontrol")
@@ -31,7 +32,8 @@ TYPES: dict[str, torch.dtype | None] = {KEEP: None, **{name: dtype for dtype, na
 SAFETENSORS = "safetensors"
 LAYOUTS = (SAFETENSORS, "ckpt")
 EXTENSION = f".{SAFETENSORS}"
-_UNPRINTABLE = r"[\x00-\x1f\x7f\ud800-\udfff]"
+LONGEST_KEY = 100
+"""Characters of a name in a header that is carried over."""
 _NUMBERED = (f"{name}{number}" for name in ("COM", "LPT") for number in "123456789")
 _DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *_NUMBERED})
 """Names that Windows gives to devices, whatever extension follows."""
@@ -68,10 +70,11 @@ def convert_file(file: str, part: str, dtype: str, name: str, condition: str = "
     chosen = check_name(name)
     tensors, metadata = read_file(find_file(file, CONTROL_FOLDERS), file)
     extract = extract_part(tensors, file, part, condition.strip())
+    check_types({key: tensor for key, tensor in extract.tensors.items() if not is_alpha(key)}, file)
     relative = (chosen or _derived_name(file, extract, dtype)).with_suffix(f".{layout}")
     kind = "ctrlora" if extract.is_ctrlora else "controlnext"
     target = first_place(kind) / relative
-    title = f"models/{kind}/{relative}"
+    title = shown(f"models/{kind}/{relative}")
     taken = f"'{title}' is there already and files are never overwritten: choose another name."
     about = describe_file(extract.tensors, file, metadata, 0)
     try:
@@ -88,7 +91,7 @@ def convert_file(file: str, part: str, dtype: str, name: str, condition: str = "
         raise ValueError(
             f"'{title}' cannot be written ({error.strerror or error}): free some space or choose another name."
         ) from error
-    logger.info("'%s': %s, %d tensors, made from '%s'", title, extract.kind, about.tensors, file)
+    logger.info("'%s': %s, %d tensors, made from '%s'", title, extract.kind, about.tensors, shown(file))
     return relative.as_posix()
 
 
@@ -119,7 +122,7 @@ def check_name(name: str) -> PurePosixPath | None:
 def _is_possible(part: str) -> bool:
     """Whether every system takes this for the name of a file or folder, and none for another folder's."""
     is_device = part.partition(".")[0].rstrip().upper() in _DEVICES
-    is_clean = part == part.strip().rstrip(".") and not re.search(rf'[<>:"|?*]|{_UNPRINTABLE}', part)
+    is_clean = part == part.strip().rstrip(".") and part.isprintable() and not re.search(r'[<>:"|?*]', part)
     return part != "" and is_clean and not is_device
 
 
@@ -127,7 +130,7 @@ def _derived_name(file: str, extract: Extract, dtype: str) -> PurePosixPath:
     """The old name without its extension, and what has been changed."""
     stem = re.sub(r"\.\w+$", "", file.replace("\\", "/"))
     changes = (extract.condition, "" if extract.is_whole else extract.part, "" if dtype == KEEP else dtype)
-    name = check_name("_".join([stem, *filter(None, changes)]))
+    name = check_name("_".join([stem or "converted", *filter(None, changes)]))
     assert name is not None
     return name
 
@@ -142,8 +145,18 @@ def _metadata(extract: Extract, about: FileDescription, source: str) -> dict[str
         "variant": about.variant or about.metadata.get("nextcontrol.variant", ""),
         "source": source.replace("\\", "/"),
     }
-    kept = {key: value for key, value in about.metadata.items() if key.removeprefix("nextcontrol.") not in own}
-    return kept | {f"nextcontrol.{key}": value for key, value in own.items() if value}
+    kept = {
+        key: value
+        for key, value in about.metadata.items()
+        if key.removeprefix("nextcontrol.") not in own and key.isprintable() and len(key) <= LONGEST_KEY
+    }
+    said = kept | {f"nextcontrol.{key}": value for key, value in own.items() if value}
+    return {key: _clean(value) for key, value in said.items()}
+
+
+def _clean(value: str) -> str:
+    """A value of a header without what a reader stumbles over; line breaks stay, since some trainers describe their work."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else "?" for sign in value)
 
 
 @contextmanager
@@ -175,16 +188,16 @@ def _write(
     stream: BinaryIO, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, metadata: dict[str, str], name: str
 ) -> None:
     """Write the header, then one tensor after the other: no more than one is in memory."""
-    types = {
-        key: dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype for key, tensor in tensors.items()
-    }
+    types = {key: dtype if dtype is not None and is_converted(key, tensor) else tensor.dtype for key, tensor in tensors.items()}
     # Wide types first: every tensor is aligned, as the format's own writer has it.
     order = sorted(tensors, key=lambda key: (-types[key].itemsize, key))
     header: dict[str, object] = {"__metadata__": metadata}
     offset = 0
     for key in order:
         if types[key] not in _HEADER_TYPES:
-            raise ValueError(f"'{name}' has '{key}' of type {types[key]}, which safetensors cannot hold: choose another dtype.")
+            raise ValueError(
+                f"'{shown(name)}' has '{shown(key)}' of type {types[key]}, which safetensors cannot hold: choose another dtype."
+            )
         end = offset + tensors[key].numel() * types[key].itemsize
         header[key] = {"dtype": _HEADER_TYPES[types[key]], "shape": list(tensors[key].shape), "data_offsets": [offset, end]}
         offset = end
@@ -201,10 +214,10 @@ def _write(
 
 
 def _write_pickle(stream: BinaryIO, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, name: str) -> None:
-    """Write a flat dictionary of tensors, as the authors' extraction does.
+    """Write a flat dictionary of tensors, as the authors' extraction does; their programs know no alpha.
 
     Source: xyfJASON/ctrlora@b4422b4 scripts/tool_extract_weights.py.
     """
     check_finite(tensors, name)
     # Copies: a view of a mapped file would bring the whole file along.
-    torch.save({key: to_dtype(tensor, dtype, key, name).clone() for key, tensor in tensors.items()}, stream)
+    torch.save({key: to_dtype(tensor, dtype, key, name).clone() for key, tensor in with_alpha(tensors, name).items()}, stream)

@@ -26,7 +26,7 @@ from ...models.detect import UnsupportedCheckpointError, describe, detect_kind
 from ...models.foreign import shown
 from ...models.state_dict import shapes_of
 from .controlnext_file import NO_FILE
-from .files import check_finite, read_file
+from .files import check_weights, read_file
 from .folders import CTRLORA_FOLDERS, find_file, fingerprint
 from .managed import manage
 from .result_cache import ResultCache
@@ -73,18 +73,18 @@ def load_base(base_file: str, use_embedded_lora: bool, cache_megabytes: int) -> 
     _, tensors = _read(base_file, BASE_KINDS, "a CtrLoRA Base ControlNet")
     own = base_tensors(tensors)
     config = check_base(own, base_file)
-    check_finite(own, base_file)
+    check_weights(own, base_file)
     shapes = shapes_of(own)
     embedded = None
     if use_embedded_lora:
         own_lora = read_condition(tensors, shapes, base_file)
         if not own_lora.layers:
-            raise ValueError(f"'{base_file}' has no LoRA of its own: switch embedded_lora off.")
-        check_finite(own_lora.tensors(), base_file)
+            raise ValueError(f"'{shown(base_file)}' has no LoRA of its own: switch embedded_lora off.")
+        check_weights(own_lora.tensors(), base_file)
         embedded = manage(own_lora, base_file)
     network = CtrLoRA(config, comfy.ops.manual_cast, device="meta")
     network.load_state_dict(_to_host_type(own), strict=True, assign=True)
-    logger.info("'%s': CtrLoRA base, %d parameters", base_file, sum(tensor.numel() for tensor in own.values()))
+    logger.info("'%s': CtrLoRA base, %d parameters", shown(base_file), sum(tensor.numel() for tensor in own.values()))
     return CtrLoRABase(
         base_file, fingerprint(base_file, CTRLORA_FOLDERS), config, shapes, manage(network, base_file), embedded,
         ResultCache(cache_megabytes * MEGABYTE),
@@ -115,19 +115,19 @@ def load_condition(base: CtrLoRABase, lora_file: str, condition: str) -> tuple[M
     found = read_condition(tensors, base.shapes, lora_file, condition, layers)
     if fingerprint(lora_file, CTRLORA_FOLDERS) == base.source and kind == "ctrlora_base" and found.layers:
         raise UnsupportedCheckpointError(
-            f"'{lora_file}' is the base itself, and its LoRA may be a left-over: choose a condition as lora_file, or none "
-            "with embedded_lora switched on in 'Load CtrLoRA Base'."
+            f"'{shown(lora_file)}' is the base itself, and its LoRA may be a left-over: choose a condition as lora_file, or "
+            "none with embedded_lora switched on in 'Load CtrLoRA Base'."
         )
     if not found.layers:
         raise UnsupportedCheckpointError(
-            f"'{lora_file}' has no LoRA in it, it is a CtrLoRA Base ControlNet: load it with 'Load CtrLoRA Base' and set "
-            "lora_file to none."
+            f"'{shown(lora_file)}' has no LoRA in it, it is a CtrLoRA Base ControlNet: load it with 'Load CtrLoRA Base' and "
+            "set lora_file to none."
         )
-    check_finite(found.tensors(), lora_file)
+    check_weights(found.tensors(), lora_file)
     if missing := [key for key in base.shapes if is_replaced(key) and key not in found.keys]:
-        logger.warning("'%s' lacks %d tensors such as '%s': the base's are used", lora_file, len(missing), missing[0])
+        logger.warning("'%s' lacks %d tensors such as '%s': the base's are used", shown(lora_file), len(missing), missing[0])
     ranks = sorted({len(found.tensor(f"{name}{LORA}down.weight")) for name in found.layers})
-    logger.info("'%s': CtrLoRA LoRA of rank %s on %d layers", lora_file, "/".join(map(str, ranks)), len(found.layers))
+    logger.info("'%s': CtrLoRA LoRA of rank %s on %d layers", shown(lora_file), "/".join(map(str, ranks)), len(found.layers))
     return manage(found, lora_file), (base.source, fingerprint(lora_file, CTRLORA_FOLDERS), condition)
 
 
@@ -135,8 +135,8 @@ def _check_choice(lora_file: str, condition: str, names: list[str]) -> None:
     """A pretraining checkpoint needs the name of one of its conditions, every other file none."""
     if names and condition not in names:
         raise ValueError(
-            f"'{shown(lora_file)}' holds {len(names)} conditions and condition is '{shown(condition)}': set it to "
-            f"one of {shown(', '.join(names))}."
+            f"'{shown(lora_file)}' holds {len(names)} conditions and condition is '{shown(condition)}': set it to one of "
+            f"{shown(', '.join(names))}."
         )
     if condition and not names:
         raise ValueError(f"'{shown(lora_file)}' holds one condition and condition is '{shown(condition)}': leave it empty.")

@@ -97,10 +97,10 @@ def find_file(name: str, kinds: tuple[str, ...]) -> Path:
         FileNotFoundError: None does; the message names the folder to put it in.
     """
     for kind in kinds:
-        if (path := full_path(kind, name)) is not None:
+        if (path := full_path(kind, str(name))) is not None:
             return path
     places = [f"models/{kind}" for kind in kinds]
-    if name.startswith(NO_FILE_YET):
+    if str(name).startswith(NO_FILE_YET):
         raise FileNotFoundError(
             f"There is no weight file in {' or '.join(places)}: put one into {places[0]}, press R on the canvas and choose it."
         )

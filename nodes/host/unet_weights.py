@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
-from ...models.foreign import shown
+from ...models.foreign import shown, some
 from ...models.injection import FAMILY_TITLES, Family
 from ...models.unet_weights import Mode, compare
 from .managed import is_dynamic
@@ -68,7 +68,7 @@ def add_unet_weights(clone: ModelPatcher, weights: UNetWeights, family: Family) 
     if not applied:
         clone.add_callback_with_key(CallbacksMP.ON_LOAD, _APPLIED, _patch_the_rest)
     clone.attachments[_APPLIED] = applied | {weights.source}
-    logger.info("'%s': %d %s UNet weights, %s", weights.name, len(tensors), FAMILY_TITLES[family], mode)
+    logger.info("'%s': %d %s UNet weights, %s", shown(weights.name), len(tensors), FAMILY_TITLES[family], mode)
 
 
 def _patch_the_rest(patcher: ModelPatcher, device_to: Any, *_: object) -> None:
@@ -92,7 +92,7 @@ def _match(model: ModelPatcher, weights: UNetWeights, family: Family) -> dict[st
     if lost:
         raise ValueError(
             f"'{shown(weights.name)}' has {len(lost)} of {len(names)} weights without a counterpart in this "
-            f"{FAMILY_TITLES[family]} model ({_some(lost)}): use the file made for this model."
+            f"{FAMILY_TITLES[family]} model ({some(lost)}): use the file made for this model."
         )
     matched = {name: weights.tensors[key] for key, name in names.items() if name is not None}
     # Of the weight itself: in a state dict a quantized one has the shape that it is packed in.
@@ -102,7 +102,7 @@ def _match(model: ModelPatcher, weights: UNetWeights, family: Family) -> dict[st
         shapes = f"{tuple(matched[wrong[0]].shape)} where the model has {tuple(shapes_here[wrong[0]])}"
         raise ValueError(
             f"'{shown(weights.name)}' has {len(wrong)} weights of another shape than this {FAMILY_TITLES[family]} model's "
-            f"({_some(wrong)}: {shapes}): use the file made for this model."
+            f"({some(wrong)}: {shapes}): use the file made for this model."
         )
     return matched
 
@@ -118,7 +118,7 @@ def _decide(model: ModelPatcher, weights: UNetWeights, tensors: Mapping[str, Ten
         )
     logger.info(
         "'%s' looks like %s (cosine %.3f, norm ratio %.3f)",
-        weights.name,
+        shown(weights.name),
         resemblance.mode,
         resemblance.cosine,
         resemblance.ratio,
@@ -143,7 +143,3 @@ def _move_to_base(patches: list[tuple[Any, ...]]) -> None:
         strength_model != 1.0 or isinstance(value, list) or value[:1] == ("set",) for _, value, strength_model, *_ in patches
     ]
     patches.insert(max((i + 1 for i, base in enumerate(is_base) if base), default=0), replacement)
-
-
-def _some(keys: list[str]) -> str:
-    return ", ".join(f"'{shown(key)}'" for key in keys[:3]) + (", ..." if len(keys) > 3 else "")

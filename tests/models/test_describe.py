@@ -142,7 +142,7 @@ def test_mixed_ranks_and_types_are_all_listed():
         ({"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (320, 768)}, "sd15"),
         ({"down_blocks.2.attentions.0.transformer_blocks.9.attn2.to_k.weight": (1280, 2048)}, "sdxl"),
         ({"transformer.transformer_blocks.2.attn.to_k.lora_A.weight": (4, 3072)}, None),
-        ({"conv_in_condition.weight": (320, 4, 3, 3)}, "sdxl"),
+        ({"conv_in.weight": (320, 4, 3, 3), "conv_in_condition.weight": (320, 4, 3, 3)}, "sdxl"),
     ],
 )
 def test_the_family_of_other_files_is_said_where_something_tells(tensors, family):

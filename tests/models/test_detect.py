@@ -10,6 +10,7 @@ from nextcontrol.models.state_dict import control_part, shapes_of, unet_part, un
 from nextcontrol.models.unet_weights import compare
 
 ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
+XL_INPUTS = ("conv_in.weight", "conv_in_condition.weight")
 LORA = "time_embed.0.lora_layer.down.weight"
 CONTROL = ["control_model.input_blocks.0.0.weight", "control_model.middle_block_out.0.weight"]
 STABLE_DIFFUSION = ["model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.transformer.x", "betas"]
@@ -79,7 +80,14 @@ def test_a_fine_tuned_unet_is_recognised_with_its_family(variant):
         (["control_model.time_embed.0.lora_layer.down.weight", "control_model.middle_block_out.0.weight"], "ctrlora_lora"),
         (["first_stage_model.decoder.conv_in.weight"], "vae"),
         (["conv_in_condition.weight", "conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"], "ctrlora_xl_base"),
-        (["base_model.model.conv_in_condition.weight", f"{ATTENTION}.to_q.lora_A.canny.weight"], "ctrlora_xl_base"),
+        (
+            [
+                "base_model.model.conv_in.weight",
+                "base_model.model.conv_in_condition.weight",
+                f"{ATTENTION}.to_q.lora_A.canny.weight",
+            ],
+            "ctrlora_xl_base",
+        ),
         ([f"base_model.model.{ATTENTION}.to_q.lora_{half}.weight" for half in "AB"], "ctrlora_xl_lora"),
         ([f"{ATTENTION}.to_q.lora_{half}.canny.weight" for half in "AB"], "ctrlora_xl_lora"),
         ([f"{ATTENTION}.to_q.lora_A.weight", "up_blocks.0.attentions.0.to_q.lora_A.weight"], "lora"),
@@ -114,7 +122,7 @@ def test_order_and_prefix_of_keys_do_not_matter():
 
 
 def test_a_file_of_ctrlora_xl_is_named_and_refused():
-    sentence = describe({"conv_in_condition.weight": (320, 4, 3, 3)}, "xl.safetensors", "a CtrLoRA LoRA")
+    sentence = describe(dict.fromkeys(XL_INPUTS, (320, 4, 3, 3)), "xl.safetensors", "a CtrLoRA LoRA")
     assert sentence == (
         "'xl.safetensors' is a CtrLoRA-XL Base ControlNet, not a CtrLoRA LoRA. "
         "Use a CtrLoRA made for SD1.5, CtrLoRA-XL is not supported."

@@ -183,7 +183,7 @@ def test_a_damaged_checkpoint_is_refused_whichever_part_is_wanted(change, senten
     ("key", "sentence"),
     [
         ("lora_unet_down_blocks_0.lora_up.weight", "'x' is a LoRA, not a ControlNeXt or CtrLoRA file. Load it with ComfyUI's"),
-        ("conv_in_condition.weight", "'x' is a CtrLoRA-XL Base ControlNet, not .* CtrLoRA-XL is not supported"),
+        ("lora_controlnet", "'x' is a Control-LoRA, not a ControlNeXt or CtrLoRA file"),
         ("input_hint_block.0.weight", "'x' is a stock ControlNet, not a ControlNeXt or CtrLoRA file"),
         ("foo", "'x' is not a ControlNeXt or CtrLoRA file: it holds 'foo'. Choose another file"),
     ],

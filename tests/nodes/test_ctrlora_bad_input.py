@@ -209,7 +209,9 @@ def test_a_pretraining_checkpoint_of_a_larger_base_is_refused(load):
 
 WRONG_BASE = {
     r"is a stock ControlNet, not a CtrLoRA Base ControlNet\. Load it with ComfyUI's 'Load ControlNet Model'": STOCK,
-    r"is a CtrLoRA-XL Base ControlNet, not .*CtrLoRA-XL is not supported": {"conv_in_condition.weight": torch.zeros(4)},
+    r"is a CtrLoRA-XL Base ControlNet, not .*CtrLoRA-XL is not supported": {
+        key: torch.zeros(8, 4, 3, 3) for key in ("conv_in.weight", "conv_in_condition.weight")
+    },
     r"is a Control-LoRA, not a CtrLoRA Base ControlNet": {"lora_controlnet": torch.zeros(4)},
     r"is not a CtrLoRA Base ControlNet: it holds 'bar', 'foo'\. Choose another file": {
         "foo": torch.zeros(4), "bar": torch.zeros(4),
