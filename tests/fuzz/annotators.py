@@ -98,7 +98,7 @@ def change_config(files: dict[str, bytes], draw: random.Random, room: Room) -> s
     name = draw.choice([name for name in files if name.endswith(".json")])
     try:
         config = json.loads(files[name])
-    except ValueError:
+    except (ValueError, RecursionError):
         return "nothing"
     place, keys = config, []
     while isinstance(place, dict) and place:
@@ -131,13 +131,15 @@ def change_weights(files: dict[str, bytes], draw: random.Random, room: Room) -> 
     """Damaged weights, or a pickle in their place."""
     name = "model.safetensors"
     data = files.get(name)
-    if data is None:
-        return "nothing"
+    if data is None or "pytorch_model.bin" in files or "damaged" in files:
+        return "nothing"  # one damage to the weights is enough
     kind = draw.randrange(4)
     if kind == 0:
         how, files[name] = damage_header(data, draw)
+        files["damaged"] = b""
     elif kind == 1:
         how, files[name] = damage_bytes(data, draw, 8 + int.from_bytes(data[:8], "little"))
+        files["damaged"] = b""
     else:
         from safetensors.torch import load
 
@@ -153,7 +155,7 @@ def change_weights(files: dict[str, bytes], draw: random.Random, room: Room) -> 
 
 def add_code(files: dict[str, bytes], draw: random.Random, room: Room) -> str:
     """Code of the folder's own, which a configuration asks for."""
-    name = draw.choice([name for name in ("config.json", "preprocessor_config.json") if name in files])
+    name = draw.choice(("config.json", "preprocessor_config.json"))
     try:
         config = json.loads(files[name])
         classes = (
@@ -166,7 +168,7 @@ def add_code(files: dict[str, bytes], draw: random.Random, room: Room) -> str:
         config["auto_map"] = dict.fromkeys(classes, "code.Network")
         config[draw.choice(("model_type", "image_processor_type", "x"))] = "other"
         config["trust_remote_code"] = True
-    except (ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return "nothing"
     files[name] = json.dumps(config).encode()
     files["code.py"] = CODE.format(mark=str(room.outside / "ran")).encode()

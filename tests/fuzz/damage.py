@@ -81,7 +81,7 @@ def is_whole(data: bytes) -> bool:
         header = split_header(data)[0]
         rows = [header[key] for key in header if key != "__metadata__"]
         return bool(rows) and all({"dtype", "shape", "data_offsets"} <= row.keys() for row in rows)
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return False
 
 

@@ -32,7 +32,8 @@ def change_state(folder: Path, draw: random.Random, room: Room) -> str:
         data = path.read_bytes()
         if draw.random() < 0.4 and is_whole(data):
             header, numbers = split_header(data)
-            about = header.get("__metadata__", {})
+            about = header.get("__metadata__")
+            about = about if isinstance(about, dict) else {}
             about[draw.choice([*about, "nextcontrol.state", "x"])] = odd_text(about, draw)
             header["__metadata__"] = about
             how, data = "notes", join_header(header, numbers)
@@ -54,7 +55,7 @@ def odd_text(about: dict[str, str], draw: random.Random) -> str:
             config = json.loads(told["config"])
             config[draw.choice([*config, "x"])] = odd_value(draw)
             told["config"] = json.dumps(config)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         told = odd_value(draw)
     return json.dumps(draw.choice((told, told, told, odd_value(draw))))
 
@@ -74,7 +75,7 @@ def change_metrics(folder: Path, draw: random.Random, room: Room) -> str:
         lines[place] = json.dumps(odd_value(draw)).encode() + b"\n"
         data = b"".join(lines)
     elif kind == "step":
-        row = json.loads(lines[place]) | {draw.choice(("step", "loss")): odd_value(draw)}
+        row = {"step": place, "loss": 0.5} | {draw.choice(("step", "loss")): odd_value(draw)}
         lines[place] = json.dumps(row).encode() + b"\n"
         data = b"".join(lines)
     elif kind == "encoding":

@@ -149,7 +149,7 @@ def _shaped(tensor: Tensor, draw: random.Random) -> Tensor:
 
 def _filled(tensor: Tensor, value: float, draw: random.Random) -> Tensor:
     changed = tensor.detach().clone()
-    if changed.numel():
+    if changed.numel() and changed.is_floating_point():
         changed.view(-1)[draw.randrange(changed.numel())] = value
     return changed
 

@@ -173,6 +173,7 @@ def fork(enter: Callable[[Path], Callable[[Task], Iterator[dict[str, Any]]]], fo
     try:
         os.close(task_start)
         os.close(answer_end)
+        os.dup2(os.pipe()[0], 0)  # a question to the user is never answered
         with stack.open("w") as stream, os.fdopen(task_end, "rb") as tasks, os.fdopen(answer_start, "wb") as answers:
             faulthandler.register(signal.SIGUSR1, stream, all_threads=False)
             serve(enter(folder), tasks, answers)
