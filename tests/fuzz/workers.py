@@ -103,7 +103,8 @@ def run_tasks(
                                 give(worker)
                     if not data:  # it has ended itself, or died
                         if worker.task and worker.action == MAKE:
-                            raise RuntimeError(f"The process died while it made the case {worker.task}.")
+                            status = os.waitpid(worker.process, os.WNOHANG)
+                            raise RuntimeError(f"Making {worker.task} ended a process, {status}: {worker.stack.read_text()}")
                         if worker.task and worker.action:
                             yield worker.task, [*worker.verdicts, fault(worker, MEMORY, "the process died")]
                         dismiss(worker)
@@ -175,6 +176,7 @@ def fork(enter: Callable[[Path], Callable[[Task], Iterator[dict[str, Any]]]], fo
         os.close(answer_end)
         os.dup2(os.pipe()[0], 0)  # a question to the user is never answered
         with stack.open("w") as stream, os.fdopen(task_end, "rb") as tasks, os.fdopen(answer_start, "wb") as answers:
+            faulthandler.enable(stream)
             faulthandler.register(signal.SIGUSR1, stream, all_threads=False)
             serve(enter(folder), tasks, answers)
     except BaseException:  # noqa: BLE001 - the child must not return into the parent's code
