@@ -8,11 +8,13 @@ import json
 import os
 import resource
 import selectors
+import shutil
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +64,18 @@ def run_tasks(
     Yields:
         Tasks with their verdicts (see `Verdict`), as they come.
     """
-    todo, workers = iter(tasks), {}
+    todo, workers, tried = iter(tasks), {}, set()
     with tempfile.TemporaryDirectory(prefix="nextcontrol-fuzz-") as room, selectors.DefaultSelector() as selector:
 
         def hire() -> None:
-            worker = fork(enter, Path(tempfile.mkdtemp(dir=room)))
-            workers[worker.answers] = worker
-            selector.register(worker.answers, selectors.EVENT_READ)
-            give(worker)
+            if task := next(todo, None):
+                worker = fork(enter, Path(tempfile.mkdtemp(dir=room)))
+                workers[worker.answers] = worker
+                selector.register(worker.answers, selectors.EVENT_READ)
+                give(worker, task)
 
-        def give(worker: Worker) -> None:
-            worker.task, worker.verdicts = next(todo, None), []
+        def give(worker: Worker, task: Task | None) -> None:
+            worker.task, worker.verdicts = task, []
             worker.action, worker.made, worker.since = MAKE, "", (time.monotonic(), processor_time(worker.process))
             with contextlib.suppress(BrokenPipeError):
                 worker.tasks.write((json.dumps(worker.task) + "\n").encode())
@@ -87,6 +90,7 @@ def run_tasks(
             os.close(worker.answers)
             with contextlib.suppress(BrokenPipeError):
                 worker.tasks.close()
+            shutil.rmtree(worker.stack.parent, ignore_errors=True)
 
         try:
             for _ in range(count):
@@ -100,12 +104,14 @@ def run_tasks(
                         if done := hear(worker, json.loads(line)):
                             yield worker.task, worker.verdicts
                             if done == "again":
-                                give(worker)
+                                give(worker, next(todo, None))
                     if not data:  # it has ended itself, or died
-                        if worker.task and worker.action == MAKE:
-                            status = os.waitpid(worker.process, os.WNOHANG)
-                            raise RuntimeError(f"Making {worker.task} ended a process, {status}: {worker.stack.read_text()}")
-                        if worker.task and worker.action:
+                        if worker.task and worker.action == MAKE:  # the system may have been short of memory
+                            if worker.task in tried:
+                                raise RuntimeError(f"Making {worker.task} ended two processes: {worker.stack.read_text()}")
+                            tried.add(worker.task)
+                            todo = chain([worker.task], todo)
+                        elif worker.task and worker.action:
                             yield worker.task, [*worker.verdicts, fault(worker, MEMORY, "the process died")]
                         dismiss(worker)
                         hire()
