@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from .backbone import Batch
-from .cache import digest_of, file_digest
+from .cache import digest_of
 from .clip_hands import Box, fit_box, read_hands, weights_of
 from .clips import ClipSettings, group_clips
 from .dataset import PairDataset
 from .draws import generator_for
-from .encode import EncodedDataset, Item, PictureEncoder, pixels_of, sampled
+from .encode import EncodedDataset, Item, PictureEncoder, content_of, pixels_of, sampled
 from .objective_edm import WEIGHTS
 from .pairs import Pair
 from .pictures import Size, read_size
@@ -159,7 +159,7 @@ def _folder_of(dataset: PairDataset, pair: Pair) -> Path:
 def _references(
     pair: Pair, item: Item, encoded: EncodedDataset, settings: ClipSettings, pictures: PictureEncoder, vision: VisionEncoder
 ) -> tuple[tuple[str, str], ...]:
-    content, keys = file_digest(pair.target), []
+    content, keys = content_of(pair.target, pair.name), []
     for side in range(len(item.sides)):
         mirrored = bool(side)
         noisy = digest_of("reference", content, item.size, mirrored, settings.augmentation, pictures.identity)

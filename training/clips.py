@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from ..models.foreign import shown
 from .dataset import PairDataset
 from .pairs import TARGET_FOLDERS
 from .pictures import Size
@@ -121,7 +122,7 @@ def clip_of(name: str) -> str:
 
 def _order(name: str) -> list[tuple[int, int, str]]:
     parts = re.split(r"(\d+)", name)
-    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part]
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def check_clips(dataset: PairDataset, usable: Sequence[tuple[Named, Size]], settings: ClipSettings) -> list[str]:
@@ -138,31 +139,27 @@ def check_clips(dataset: PairDataset, usable: Sequence[tuple[Named, Size]], sett
     Raises:
         ValueError: There are none, or one cannot be used and bad_pairs is "refuse".
     """
-    sizes = {pair.name: size for pair, size in usable}
+    own, sizes = shown(dataset.name), {pair.name: size for pair, size in usable}
     clips = group_clips([pair for pair, _ in usable])
     layout = (
         "put the frames of each clip into a sub-folder of its own, such as target/dance/0001.png with source/dance/0001.png"
     )
     if not clips:
-        raise ValueError(
-            f"'{dataset.name}' holds {len(usable)} pairs of pictures and no clips, and SVD is trained on clips: {layout}."
-        )
+        raise ValueError(f"'{own}' holds {len(usable)} pairs of pictures and no clips, and SVD is trained on clips: {layout}.")
     short = [name for name, frames in clips.items() if len(frames) < settings.frames]
     if len(short) == len(clips):
         longest = max(clips, key=lambda name: len(clips[name]))
         raise ValueError(
-            f"'{dataset.name}' has {len(clips)} clip{'s' * (len(clips) != 1)} and none of {settings.frames} frames or more, "
-            f"the longest is '{longest}' with {len(clips[longest])}: use longer clips, or set frames lower."
+            f"'{own}' has {len(clips)} clip{'s' * (len(clips) != 1)} and none of {settings.frames} frames or more, "
+            f"the longest is '{shown(longest)}' with {len(clips[longest])}: use longer clips, or set frames lower."
         )
-    problems = [f"'{name}' has {len(clips[name])} frames and {settings.frames} are asked for" for name in short]
+    problems = [f"'{shown(name)}' has {len(clips[name])} frames and {settings.frames} are asked for" for name in short]
     mixed = [name for name, frames in clips.items() if len({sizes[frame.name] for frame in frames}) > 1]
-    problems += [f"'{name}' has frames of several shapes" for name in mixed]
+    problems += [f"'{shown(name)}' has frames of several shapes" for name in mixed]
     if alone := len(usable) - sum(map(len, clips.values())):
         problems.append(f"{alone} pair{'s lie' if alone > 1 else ' lies'} in no sub-folder")
     if problems and dataset.settings.bad_pairs == "refuse":
-        raise ValueError(
-            f"'{dataset.name}' cannot be trained as it is: {'; '.join(problems[:3])}; {layout}, or set bad_pairs to skip."
-        )
+        raise ValueError(f"'{own}' cannot be trained as it is: {'; '.join(problems[:3])}; {layout}, or set bad_pairs to skip.")
     for problem in problems:
         logger.warning("Left out: %s", problem)
     return [name for name in clips if name not in {*short, *mixed}]

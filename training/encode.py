@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..models.foreign import first_line, shown
 from .backbone import ALONE, Share
 from .cache import TensorCache, digest_of, file_digest
 from .dataset import DatasetSettings, PairDataset, usable_pairs
@@ -134,7 +136,8 @@ def encode_dataset(
         pair, size = usable[place]
         item = encoder.item(pair, size, dataset.settings)
         if item is not None:
-            found[place] = item, (pair.name, file_digest(pair.target), file_digest(pair.hint), pair.caption)
+            content = content_of(pair.target, pair.name), content_of(pair.hint, pair.hint.name)
+            found[place] = item, (pair.name, *content, pair.caption)
         on_item(done + 1, len(usable))
     items, contents = [found[place][0] for place in sorted(found)], [found[place][1] for place in sorted(found)]
     if texts is not None and (without := sum(not pair.caption for pair, _ in usable)):
@@ -169,7 +172,7 @@ class _Encoder:
     def latent(self, pair: Pair, size: Size, is_hint: bool, is_mirrored: bool) -> str:
         """The key of a picture's latent, which is there afterwards."""
         path = pair.hint if is_hint else pair.target
-        key = digest_of("latent", file_digest(path), size, is_hint, is_mirrored, self.pictures.identity)
+        key = digest_of("latent", content_of(path, path.name), size, is_hint, is_mirrored, self.pictures.identity)
         if not self.cache.has(key):
             pixels = pixels_of(pair, size, is_hint, is_mirrored)
             mean, deviation = self.pictures.encode(pixels, is_hint)
@@ -180,7 +183,7 @@ class _Encoder:
         """The key of a hint in the method's form, which is there afterwards."""
         if self.hint_form == "latent":
             return self.latent(pair, size, True, is_mirrored)
-        key = digest_of("pixels", file_digest(pair.hint), size, is_mirrored)
+        key = digest_of("pixels", content_of(pair.hint, pair.hint.name), size, is_mirrored)
         if not self.cache.has(key):
             self.cache.write(key, pixels=(pixels_of(pair, size, True, is_mirrored)[0] * 255).round().byte())
         return key
@@ -193,6 +196,26 @@ class _Encoder:
         if not self.cache.has(key):
             self.cache.write(key, **{name: tensor.float() for name, tensor in self.texts.encode(text).items()})
         return key
+
+
+def content_of(path: Path, name: str) -> str:
+    """Name the content of a picture.
+
+    Args:
+        path: Without links.
+        name: For the error.
+
+    Returns:
+        See `file_digest`.
+
+    Raises:
+        UnreadablePictureError: It has gone or become a link since the dataset was looked through, or may not be read.
+    """
+    try:
+        return file_digest(path)
+    except (OSError, ValueError) as error:
+        reason = shown(getattr(error, "strerror", None) or first_line(error))
+        raise UnreadablePictureError(f"'{shown(name)}' cannot be opened ({reason})", "make it readable") from error
 
 
 def pixels_of(pair: Pair | PackedPair, size: Size, is_hint: bool, is_mirrored: bool) -> Tensor:

@@ -15,11 +15,14 @@ from typing import Any, ClassVar
 
 import torch
 
+from ..models.foreign import shown
 from .backbone import ALONE, Batch, Share, Source
 from .config import TrainConfig
 from .dataset import DatasetSettings, PairDataset
 from .draws import generator_for
 
+LISTED = 3
+"""Problems that one message names."""
 _NAME = re.compile(r"\w[\w-]{0,63}")
 
 
@@ -33,17 +36,18 @@ def check_conditions(names: Sequence[str]) -> None:
         ValueError: With everything that is wrong in one sentence.
     """
     problems = [
-        f"'{name}' must be 1 to 64 letters, digits, '_' or '-', not beginning with '-'"
+        f"'{shown(name)}' must be 1 to 64 letters, digits, '_' or '-', not beginning with '-'"
         for name in names
         if not _NAME.fullmatch(name)
     ]
     # Some systems have one file for both.
     counts = Counter(name.casefold() for name in names)
-    problems += [f"'{name}' is there more than once" for name, count in counts.items() if count > 1]
+    problems += [f"'{shown(name)}' is there more than once" for name, count in counts.items() if count > 1]
     if not names:
         problems.append("there is none: give each condition a name and a folder")
     if problems:
-        raise ValueError(f"The names of the conditions are wrong: {'; '.join(problems)}.")
+        more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+        raise ValueError(f"The names of the conditions are wrong: {'; '.join(problems[:LISTED])}{more}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +67,8 @@ class MixedDataset:
         for (first, one), (second, other) in itertools.combinations(self.parts.items(), 2):
             if one.folder.resolve() == other.folder.resolve():
                 raise ValueError(
-                    f"'{first}' and '{second}' are both in the folder '{one.name}', which holds the hints of one condition: "
-                    "give each a folder of its own."
+                    f"'{first}' and '{second}' are both in the folder '{shown(one.name)}', which holds the hints of one "
+                    "condition: give each a folder of its own."
                 )
 
     @property

@@ -156,9 +156,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _problems_of_folders(method: str, reader: Reader, dataset: Mapping[str, Any]) -> list[str]:
     folders = dataset.get("folders", {})
     if not reader.has_folders:
-        return (
-            [f"'folders' is for several conditions and {method} trains one: give its 'folder'"] if "folders" in dataset else []
-        )
+        is_text = isinstance(dataset.get("folder", ""), str)
+        problems = [] if is_text else ["'folder' must be the name of a folder in quotes"]
+        if "folders" in dataset:
+            problems.append(f"'folders' is for several conditions and {method} trains one: give its 'folder'")
+        return problems
     is_map = isinstance(folders, Mapping) and all(isinstance(folder, str) for folder in folders.values())
     problems = []
     if "folder" in dataset:

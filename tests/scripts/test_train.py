@@ -31,6 +31,8 @@ def test_what_is_left_out_has_its_default():
         ({"dataset": {"folder": "x", "size": 1}}, "'size' is no setting of a dataset"),
         ({"training": {"steps": 0, "rank": 0}}, r"steps \(0\) must be 1 or more; rank \(0\)"),
         ({"training": {"step": 1}}, "step is no setting of the training"),
+        ({"dataset": {"folder": 7}}, "'folder' must be the name of a folder in quotes"),
+        ({"dataset": {"folder": {"a": "b"}}}, "'folder' must be the name of a folder in quotes"),
         ({"training": {"steps": "9"}}, r"steps \('9'\) must be of the type int"),
     ],
 )

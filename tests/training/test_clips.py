@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from nextcontrol.training.clip_source import ClipSource, drop_reference, held_ou
 from nextcontrol.training.clips import ClipSettings, choose_frames, clip_of, even_frames, group_clips
 from nextcontrol.training.config import TrainConfig
 from nextcontrol.training.objective_edm import EdmObjective
+from nextcontrol.training.pair import Pair
 from PIL import Image
 from tiny_clips import SMALL, Vision, encoded_clips, write_clip, write_clips
 from tiny_training import Encoders, write_pairs
@@ -228,6 +230,13 @@ def test_boxes_follow_the_cut_and_the_mirror():
     assert plain.sum() == 66
     assert torch.equal(mirrored, plain.flip(-1))
     assert (weights_of([(-30, -30, -20, -20)], (64, 64), 2.0, is_mirrored=False) == 1).all()
+
+
+def test_frames_are_in_order_whatever_digits_their_names_have():
+    names = [f"target/a/{name}.png" for name in ("frame10", "frame9", "x²", "x2²2", "٣", "x" + "1" * 240)]
+    clips = group_clips([Pair(name, Path(name), Path(name), "") for name in names])
+    assert sorted(frame.name for frame in clips["a"]) == sorted(names)
+    assert [frame.name for frame in clips["a"] if "frame" in frame.name] == ["target/a/frame9.png", "target/a/frame10.png"]
 
 
 @pytest.mark.parametrize(

@@ -343,11 +343,14 @@ def test_a_picture_of_several_datasets_is_encoded_once(tmp_path):
         ([""], "'' must be"),
         (["canny", "Canny"], "'canny' is there more than once"),
         ([], "there is none: give each condition a name and a folder"),
+        (["\u202ea\n" * 40_000, *map(str, range(9)), *"./:*" * 9], r"'.+; and \d+ more"),
     ],
 )
 def test_a_name_that_cannot_be_used_is_refused(names, sentence):
-    with pytest.raises(ValueError, match=f"The names of the conditions are wrong: {sentence}"):
+    with pytest.raises(ValueError, match=f"The names of the conditions are wrong: {sentence}") as error:
         check_conditions(names)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 700
 
 
 def test_one_folder_is_not_two_conditions(folders):

@@ -8,16 +8,17 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from nextcontrol.training.cache import file_digest
+from nextcontrol.training.cache import TensorCache, file_digest
 from nextcontrol.training.check import check_pairs
 from nextcontrol.training.dataset import DatasetSettings, PairDataset, usable_pairs
+from nextcontrol.training.encode import encode_dataset
 from nextcontrol.training.folder_stamp import folder_stamp
 from nextcontrol.training.inside import LeadsOutError
 from nextcontrol.training.pairs import find_pairs, is_folder_of_pairs
 from nextcontrol.training.picture_files import UnreadablePictureError
 from nextcontrol.training.pictures import read_picture
 from PIL import Image
-from tiny_training import write_pairs
+from tiny_training import Encoders, write_pairs
 
 DECOMPOSED = {name: unicodedata.normalize("NFD", name) for name in ("é", "ü", "が")}
 GOOD = '{"source": "source/000.png", "target": "target/000.png", "prompt": "good"}\n'
@@ -295,6 +296,29 @@ def test_a_link_that_takes_a_pictures_place_is_not_followed(place):
         file_digest(pair.target)
     with pytest.raises(UnreadablePictureError, match="has become a link"):
         read_picture(pair.target, pair.name)
+
+
+@pytest.mark.parametrize(
+    "change", [Path.unlink, lambda path: path.unlink() or path.symlink_to("../../../secret/target/000.png")]
+)
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_picture_that_vanishes_between_looking_and_encoding_is_one_pair(place, side, change, monkeypatch):
+    def encode(**settings):
+        return encode_dataset(opened(place, **settings), Encoders(), Encoders(), TensorCache(place / ".nextcontrol"), 1.0)
+
+    def look(dataset):
+        usable = usable_pairs(dataset)
+        if (place / side / "001.png").is_file():
+            change(place / side / "001.png")
+        return usable
+
+    monkeypatch.setattr("nextcontrol.training.encode.usable_pairs", look)
+    backup = (place / side / "001.png").read_bytes()
+    with pytest.raises(ValueError, match=r"'001\.png' cannot be opened"):
+        encode()
+    (place / side / "001.png").unlink(missing_ok=True)
+    put(place / side / "001.png", backup)
+    assert [item.name for item in encode(bad_pairs="skip").items] == ["target/000.png", "target/002.png"]
 
 
 def test_a_stamp_follows_nothing_out_and_sees_every_change(place):
