@@ -201,7 +201,7 @@ def _scaled(halves: Mapping[str, Tensor], layer: str, name: str) -> Tensor:
 
 def alpha_value(alpha: Tensor) -> float | None:
     """An alpha as a number, or None if it is none: one finite value, whatever its shape and type."""
-    if alpha.numel() != 1 or alpha.is_complex() or alpha.dtype == torch.bool:
+    if alpha.numel() != 1 or alpha.is_meta or alpha.is_complex() or alpha.dtype == torch.bool:
         return None
     value = float(alpha.reshape(()))
     return value if math.isfinite(value) else None

@@ -20,7 +20,7 @@ import torch
 
 LARGEST_PICKLE = 1 << 24
 """Bytes: names, shapes and notes; the numbers lie outside. A checkpoint of Stable Diffusion has 150 kB."""
-MOST_STEPS = 2_000_000
+MOST_STEPS = 1_000_000
 """Instructions; a tensor takes about 25."""
 _LONGEST_GLOBAL = 200
 _POLLED = 1 << 16

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +23,8 @@ from .weight_bounds import MOST_REPEATED
 _ZIP = b"PK\x03\x04"
 _LARGEST_LIST = 1 << 22
 """Bytes of an archive's list of records, about 70 each."""
+_AT_ONCE = 1 << 28
+"""Bytes that are read between two looks whether somebody has cancelled."""
 _HEADER = 30
 """Bytes before a record, without its name and extras."""
 _ENCRYPTED = 1
@@ -115,11 +116,16 @@ class TorchFile:
             if self._mapped is None:
                 self._mapped = cast("torch.UntypedStorage", torch.UntypedStorage.from_file(str(self._path), False, self.size))
             return self._mapped[place : place + size]
+        read = torch.empty(size, dtype=torch.uint8)
+        left = memoryview(read.numpy().data)
         self._stream.seek(place)
-        read = np.fromfile(self._stream, np.uint8, size)
-        if len(read) < size:
-            raise ValueError("it is shorter than it was")
-        return torch.from_numpy(read).untyped_storage()
+        while left:
+            self._poll()
+            count = self._stream.readinto(left[:_AT_ONCE])
+            if not count:
+                raise ValueError("it is shorter than it was")
+            left = left[count:]
+        return read.untyped_storage()
 
     def _read_zip(self) -> Any:
         with zipfile.ZipFile(self._stream) as archive:
