@@ -8,13 +8,13 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from ..models.foreign import first_line, shown
-from .durable import PART, CannotWriteError, whole_file
+from .durable import PART, whole_file
 from .inside import open_inside
 from .lock import lock_file
 from .tar_reader import Member, TarError, TarReader
@@ -40,6 +40,7 @@ _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x
 _PACKED_START = max(map(len, _PACKED))
 _OLD_SECONDS = 24 * 3600
 """After which nobody is writing a file any more, where the system cannot tell."""
+_NEW_SECONDS = 0.5
 _TAR_END = 1024
 """Bytes, all zero, that every tar file ends with."""
 
@@ -259,20 +260,27 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> Written:
         CannotWriteError: The disk is full or not writable; what was at `path` is as it was.
     """
     library = find_library()
-    count, own = 0, None
-    with whole_file(path) as temporary:
-        with temporary.open("r+b") as stream:
-            if not _is_claimed(stream, temporary):
-                raise CannotWriteError(f"Another process cleans the folder of '{shown(path.name)}' just now: start again.")
-            watched = _Watched(stream)
-            with library.TarWriter(watched, encoder=False, mtime=0, compress=False) as writer:
-                for sample in samples:
-                    writer.write(sample)
-                    count += 1
-            own = os.fstat(stream.fileno())
-        if not count:
-            temporary.unlink()
-            path.unlink(missing_ok=True)
+    count, is_done = 0, False
+    with ExitStack() as held:
+        while not is_done:
+            with whole_file(path) as temporary:
+                stream = _claimed(temporary)
+                if stream is None:
+                    temporary.unlink(missing_ok=True)
+                    continue
+                with stream:
+                    if os.name != "nt":  # the mark stays until the file has its name; Windows renames no open file
+                        held.callback(os.close, os.dup(stream.fileno()))
+                    watched = _Watched(stream)
+                    with library.TarWriter(watched, encoder=False, mtime=0, compress=False) as writer:
+                        for sample in samples:
+                            writer.write(sample)
+                            count += 1
+                    own = os.fstat(stream.fileno())
+                if not count:
+                    temporary.unlink()
+                    path.unlink(missing_ok=True)
+            is_done = True
     return Written(count, watched.size, watched.digest.hexdigest(), own) if count else Written(0, 0, "")
 
 
@@ -286,19 +294,30 @@ def remove_left_overs(folder: Path) -> None:
                 path.unlink()
 
 
-def _is_claimed(stream: BinaryIO, path: Path) -> bool:
-    """Mark a file as one that is being written, for other processes and machines."""
+def _claimed(path: Path) -> BinaryIO | None:
+    """Open a new file and mark it as one that is being written; None if another process has taken it for a left-over."""
+    try:
+        stream = path.open("r+b")
+    except FileNotFoundError:
+        return None
     try:
         lock_file(stream.fileno())
+        is_there = path.exists()
     except BlockingIOError:
-        return False
+        is_there = False
+    if not is_there:
+        stream.close()
+        return None
     stream.seek(0)
-    return path.exists()
+    return stream
 
 
 def _is_left(path: Path) -> bool:
-    is_old = time.time() - path.lstat().st_mtime > _OLD_SECONDS
-    if ".tar." not in path.name:
+    about = path.lstat()
+    is_old = time.time() - about.st_mtime > _OLD_SECONDS
+    if not about.st_size and abs(time.time() - about.st_mtime) < _NEW_SECONDS:
+        time.sleep(_NEW_SECONDS)  # whoever has just made it is about to mark it
+    if ".tar." not in path.name or os.name == "nt":
         return is_old
     with path.open("r+b") as stream:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from ...models.foreign import shown
 from ...training.dataset import PairDataset
 from ...training.mixed import MixedDataset
 from ...training.precompute import WHOLE, Part, Progress
@@ -29,11 +30,20 @@ def read_part(text: str, environment: Mapping[str, str]) -> Part:
         ValueError: It is no part.
     """
     if not text:
-        return Part(int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1)))
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise ValueError(f"--part is '{text}' and must be I/N with I from 1 to N: write 1/4 for the first of four parts.")
-    return Part(int(match[1]) - 1, int(match[2]))
+        rank, processes = environment.get("RANK", "0"), environment.get("WORLD_SIZE", "1")
+        if not (_is_number(rank) and _is_number(processes) and int(rank) < int(processes)):
+            given = f"RANK is '{shown(rank)}' and WORLD_SIZE '{shown(processes)}'"
+            raise ValueError(f"{given}, and a process needs a RANK from 0 below WORLD_SIZE: write --part 1/4 instead.")
+        return Part(int(rank), int(processes))
+    part, _, parts = text.partition("/")
+    if not (_is_number(part) and _is_number(parts) and 1 <= int(part) <= int(parts)):
+        given = f"--part is '{shown(text)}'"
+        raise ValueError(f"{given} and must be I/N with I from 1 to N: write 1/4 for the first of four parts.")
+    return Part(int(part) - 1, int(parts))
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch("[0-9]{1,9}", text) is not None
 
 
 def precompute_from_text(text: str, part: Part = WHOLE, show: Callable[[str], None] = lambda _text: None) -> str:
@@ -59,8 +69,8 @@ def precompute_from_text(text: str, part: Part = WHOLE, show: Callable[[str], No
     for dataset in datasets:
         if dataset.shards is None:
             raise ValueError(
-                f"'{dataset.name}' is a folder of pictures, trained as it is: write \"shards\": {{}} into the dataset of "
-                "the configuration to train from encoded shards."
+                f"'{shown(dataset.name)}' is a folder of pictures, trained as it is: write \"shards\": {{}} into the dataset "
+                "of the configuration to train from encoded shards."
             )
     return " ".join(_encode(job, dataset, part, show) for dataset in datasets)
 
@@ -68,7 +78,7 @@ def precompute_from_text(text: str, part: Part = WHOLE, show: Callable[[str], No
 def _encode(job: TrainJob, dataset: PairDataset, part: Part, show: Callable[[str], None]) -> str:
     encoder = encoder_for(job, dataset, *encoders_for(job))
     folder, progress = encode_shards(job, dataset, encoder, part, show)
-    return f"'{folder.name}': {describe(progress)}"
+    return f"'{shown(folder.name)}': {describe(progress)}"
 
 
 def describe(progress: Progress) -> str:

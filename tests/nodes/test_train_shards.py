@@ -170,10 +170,18 @@ def test_a_part_is_given_or_the_launchers(given, environment, part):
     assert read_part(given, environment) == part
 
 
-@pytest.mark.parametrize("given", ["0/4", "5/4", "1", "a/b", "1/0", "-1/2", "1/2/3"])
+@pytest.mark.parametrize("given", ["0/4", "5/4", "1", "a/b", "1/0", "-1/2", "1/2/3", "1/\u0664", f"1/{'9' * 5000}"])
 def test_a_part_that_is_none_is_refused(given):
-    with pytest.raises(ValueError, match=f"--part is '{given}' and must be I/N with I from 1 to N"):
+    with pytest.raises(ValueError, match=f"--part is '{given[:9]}.* and must be I/N with I from 1 to N") as caught:
         read_part(given, {})
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(("rank", "processes"), [("x", "2"), ("2", "2"), ("-1", "2"), ("0", "0"), ("0", "9" * 5000), ("", "1")])
+def test_a_launchers_part_that_is_none_is_refused(rank, processes):
+    with pytest.raises(ValueError, match="a process needs a RANK from 0 below WORLD_SIZE") as caught:
+        read_part("", {"RANK": rank, "WORLD_SIZE": processes})
+    assert len(str(caught.value)) < 400
 
 
 @pytest.fixture(scope="module")

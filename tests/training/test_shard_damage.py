@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -236,6 +237,16 @@ def test_of_two_that_encode_a_shard_at_once_only_the_one_whose_file_is_there_say
     assert encode(sharded(good.parent / "pairs"), tmp_path / "out") == (3, 0, 1)
     assert not (tmp_path / "out" / "shard-000001.json").exists()
     assert not (tmp_path / "out" / "index.json").exists()
+
+
+def test_several_that_encode_all_into_one_folder_at_once_make_what_one_makes(good, tmp_path):
+    out = tmp_path / "out"
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(encode, sharded(good.parent / "pairs"), out) for _ in range(4)]
+    assert all(run.result().open == 0 or run.result().encoded for run in runs)
+    assert load_index(out) == load_index(good)
+    ours, theirs = ({path.name: path.read_bytes() for path in place.iterdir()} for place in (out, good))
+    assert ours == theirs
 
 
 def tar_of(members, form=tarfile.GNU_FORMAT):
