@@ -16,6 +16,9 @@ from .texts import LARGEST_ROWS, UnreadableTextError, caption_in, json_lines, pa
 ROW_FILES = ("metadata.jsonl", "prompt.json")
 _HINT_KEYS = ("source", "hint", "conditioning_image", "conditioning_image_file_name", "hint_file_name")
 _TARGET_KEYS = ("target", "file_name", "image")
+MOST_ROWS = 2_000_000
+LARGEST_LIST = 64 << 20
+"""Signs of one JSON list, all of which is in memory at once."""
 MOST_PROBLEMS = 1000
 """Rows that cannot be read, each with its sentence; of more there is the number."""
 
@@ -106,9 +109,15 @@ class _Rows:
 
 def _read_rows(places: Places, path: Path) -> Iterator[tuple[int, Any]]:
     text = places.read_text(path.name, LARGEST_ROWS)
+    if text.count("\n") > MOST_ROWS:
+        raise ValueError(
+            f"'{path.name}' has more than {MOST_ROWS} rows: put the pairs into tar shards, see docs/large_datasets.md."
+        )
     if not text.lstrip().startswith("["):
         yield from json_lines(text, path.name)
         return
+    if len(text) > LARGEST_LIST:
+        raise ValueError(f"'{path.name}' is one list of more than {LARGEST_LIST >> 20} MB: write one JSON object a line.")
     try:
         rows = parse_text(text, path.name)
     except UnreadableTextError as error:

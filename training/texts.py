@@ -18,6 +18,8 @@ LONGEST_CAPTION = 64 << 10
 """Bytes of a caption's file, and signs of a caption: a thousand times what a text encoder reads."""
 LARGEST_ROWS = 256 << 20
 """Bytes of a file with a row for each pair."""
+LONGEST_ROW = 1 << 20
+"""Signs of one row, whose JSON takes many times the memory."""
 CAPTION_KEYS = ("prompt", "text", "caption")
 MARK = "\ufeff"
 _MARKS = (  # the longer first: UTF-32's begins with UTF-16's
@@ -147,12 +149,18 @@ def json_lines(text: str, name: str) -> Iterator[tuple[int, Any | UnreadableText
         if not (line := line.strip(f" \t\r{MARK}")):
             continue
         try:
-            found = parse_json(line, strict=False)
+            found = _parse_row(line)
         except ValueError as error:
             found = UnreadableTextError(
                 f"Row {number} of '{shown(name)}' cannot be read ({error}): write one JSON object a line."
             )
         yield number, found
+
+
+def _parse_row(line: str) -> Any:
+    if len(line) > LONGEST_ROW:
+        raise ValueError(f"it has more than {LONGEST_ROW} signs")
+    return parse_json(line, strict=False)
 
 
 def _lines(text: str) -> Iterator[str]:

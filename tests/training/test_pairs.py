@@ -8,6 +8,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from nextcontrol.training import pair_rows
 from nextcontrol.training.cache import TensorCache, file_digest
 from nextcontrol.training.check import check_pairs
 from nextcontrol.training.dataset import DatasetSettings, PairDataset, usable_pairs
@@ -106,6 +107,7 @@ BAD_ROWS = {
     "two": (row() + row(), "Row 2 of 'metadata.jsonl' cannot be read"),
     "deep": ("[" * 200_000, "Row 2 of 'metadata.jsonl' cannot be read"),
     "huge number": ('{"target": ' + "9" * 5000 + "}", "Row 2 of 'metadata.jsonl' cannot be read"),
+    "long row": ('{"x": "' + "y" * (1 << 20) + '"}', "it has more than 1048576 signs"),
     "list as row": ("[1]", "Row 2 of 'metadata.jsonl' is no JSON object"),
     "number as row": ("NaN", "Row 2 of 'metadata.jsonl' is no JSON object"),
     "number as name": (row(target=5), "Row 2 of 'metadata.jsonl' has none of target"),
@@ -158,18 +160,25 @@ WHOLE = {
     "nowhere": lambda path: path.symlink_to("nothing.json"),
     "out": lambda path: path.symlink_to("../../secret/rows.jsonl"),
     "list": lambda path: put(path, "[{]"),
-    "deep": lambda path: put(path, "[" * 100_000),
+    "deep": lambda path: put(path, "[" * 1000),
+    "long list": lambda path: put(path, "[" + "[]," * 700),
+    "lines": lambda path: put(path, "\n" * 2001),
     "encoding": lambda path: put(path, '{"prompt": "白色的狗"}'.encode("gbk")),
 }
 
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "prompt.json"])
 @pytest.mark.parametrize("make", WHOLE.values(), ids=WHOLE)
-def test_a_file_of_rows_that_is_none_is_one_sentence(place, name, make):
+def test_a_file_of_rows_that_is_none_is_one_sentence(place, name, make, monkeypatch):
+    monkeypatch.setattr(pair_rows, "MOST_ROWS", 2000)
+    monkeypatch.setattr(pair_rows, "LARGEST_LIST", 2000)
     put(place.parents[1] / "secret" / "rows.jsonl", GOOD)
     make(place / name)
     assert is_folder_of_pairs(place)
-    with pytest.raises(ValueError, match=f"'{name}' (leads out|is not a regular|is no JSON|cannot be|is not UTF-8)") as error:
+    with pytest.raises(
+        ValueError,
+        match=f"'{name}' (leads out|is not a regular|is no JSON|cannot be|is not UTF-8|is one list of|has more than)",
+    ) as error:
         find_pairs(place, [place.parent])
     assert len(str(error.value)) < 400
 
