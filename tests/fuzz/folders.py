@@ -123,17 +123,15 @@ def change_rows(folder: Path, draw: random.Random, room: Room) -> str:
         return f"{name}: encoding"
     elif kind == "separator":
         signs = draw.choice(("\u2028", "\x85", "\x0c", "\x1c", "\r"))
-        path.write_text(
-            "".join(json.dumps(row | {keys[2]: f"a{signs}b"}, ensure_ascii=False) + "\n" for row in rows), newline=""
-        )
+        text = "".join(json.dumps(row | {keys[2]: f"a{signs}b"}, ensure_ascii=False) + "\n" for row in rows)
+        put(path, text.encode())
         return f"{name}: separator"
     elif kind == "text":
         put(path, draw.choice(WORDS).encode("utf-8", "surrogatepass"))
         return f"{name}: text"
     elif kind == "list":
-        path.write_text(
-            draw.choice((json.dumps(rows), json.dumps(rows)[:-1], "[[]]", "[1,", "[" + json.dumps(rows[0]) + "]\n{}"))
-        )
+        text = json.dumps(rows)
+        put(path, draw.choice((text, text[:-1], "[[]]", "[1,", f"[{json.dumps(rows[0])}]\n{{}}")).encode())
         return f"{name}: list"
     elif kind == "many":
         rows = rows * draw.choice((2, 100))
@@ -238,9 +236,7 @@ def change_kind(folder: Path, draw: random.Random, room: Room) -> str:
 
 def change_index(folder: Path, draw: random.Random, room: Room) -> str:
     """An index of encoded shards where none are."""
-    (folder / draw.choice(("index.json", "shard-00000.json"))).write_bytes(
-        json.dumps(odd_value(draw)).encode("utf-8", "surrogatepass")
-    )
+    put(folder / draw.choice(("index.json", "shard-00000.json")), json.dumps(odd_value(draw)).encode("utf-8", "surrogatepass"))
     return "an index"
 
 
