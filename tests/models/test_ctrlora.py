@@ -16,7 +16,10 @@ from nextcontrol.models.ctrlora_file import (
     control_tensors,
     linear_names,
     read_condition,
+    stack_conditions,
+    with_alpha,
 )
+from nextcontrol.models.detect import UnsupportedCheckpointError
 from nextcontrol.models.state_dict import shapes_of
 from safetensors.torch import load_file
 from seeded import seeded_tensor
@@ -95,6 +98,73 @@ def test_ranks_may_differ_and_are_read_from_the_tensors():
     own = read_condition(tensors, shapes_of(base_weights()), "x")
     assert {len(down) for down, _ in map(own.lora, own.layers)} == {3, 8}
     network()(seeded_tensor("h", [1, 4, 8, 12]), torch.ones(1), TEXT[:1], HEADS, [Group(own, 1.0, 1)])
+
+
+ALPHA_LAYER = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
+
+
+@pytest.mark.parametrize("key", [f"{LORA}alpha", ".alpha", f"{LORA}network_alpha", ".lora_alpha"])
+@pytest.mark.parametrize(
+    "alpha",
+    [
+        torch.tensor(2.0),
+        torch.tensor([12.0]),
+        torch.tensor(3.0).half(),
+        torch.tensor(4),
+        torch.tensor(0.1, dtype=torch.float64),
+    ],
+)
+def test_a_lora_with_alpha_is_scaled_by_alpha_over_rank(key, alpha):
+    key = ALPHA_LAYER + key
+    plain, base = condition_weights(), shapes_of(base_weights())
+    rank = len(plain[f"{ALPHA_LAYER}{LORA}down.weight"])
+    before = read_condition(plain, base, "x")
+    found = read_condition(plain | {key: alpha}, base, "x")
+    assert torch.equal(found.lora(ALPHA_LAYER)[1], before.lora(ALPHA_LAYER)[1] * (float(alpha) / rank))
+    assert found.tensors().keys() == before.tensors().keys()
+    assert all(torch.equal(found.lora(layer)[1], before.lora(layer)[1]) for layer in found.layers - {ALPHA_LAYER})
+    assert found.layers == before.layers
+
+
+def test_an_alpha_that_is_the_rank_changes_no_bit_and_copies_nothing():
+    plain = {key: tensor.half() for key, tensor in condition_weights().items()}
+    rank = len(plain[f"{ALPHA_LAYER}{LORA}down.weight"])
+    found = read_condition(plain | {f"{ALPHA_LAYER}.alpha": torch.tensor(float(rank)).half()}, shapes_of(base_weights()), "x")
+    assert found.lora(ALPHA_LAYER)[1].data_ptr() == plain[f"{ALPHA_LAYER}{LORA}up.weight"].data_ptr()
+    half = read_condition(plain | {f"{ALPHA_LAYER}.alpha": torch.tensor(rank / 3)}, shapes_of(base_weights()), "x")
+    exact = plain[f"{ALPHA_LAYER}{LORA}up.weight"].float() * (float(torch.tensor(rank / 3)) / rank)
+    assert torch.equal(half.lora(ALPHA_LAYER)[1], exact)  # rounded once, where it is used
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({f"{ALPHA_LAYER}.alpha": torch.tensor([1.0, 2.0])}, "has an alpha for .* that is no number"),
+        ({f"{ALPHA_LAYER}.alpha": torch.tensor(float("nan"))}, "has an alpha for .* that is no number"),
+        ({f"{ALPHA_LAYER}.alpha": torch.tensor(1j)}, "has an alpha for .* that is no number"),
+        ({"middle_block.9.to_q.alpha": torch.tensor(1.0)}, "has half a LoRA for 'middle_block.9.to_q'"),
+    ],
+)
+def test_an_alpha_that_is_none_is_refused(change, sentence):
+    with pytest.raises(UnsupportedCheckpointError, match=sentence):
+        read_condition(condition_weights() | change, shapes_of(base_weights()), "x")
+
+
+def test_alphas_of_a_pretraining_checkpoint_belong_to_their_condition():
+    base, own = base_weights(), condition_weights()
+    names = linear_names(read_config(shapes_of(base)))
+    number = names.index(ALPHA_LAYER)
+    lora = {key: tensor for key, tensor in own.items() if LORA in key} | {f"{ALPHA_LAYER}.alpha": torch.tensor(2.0)}
+    stacked = stack_conditions(base, {"a": lora})
+    assert f"loras_dict.a.{number}.alpha" in stacked
+    found = read_condition(stacked, shapes_of(base), "x", "a", names)
+    up, rank = own[f"{ALPHA_LAYER}{LORA}up.weight"], len(own[f"{ALPHA_LAYER}{LORA}down.weight"])
+    assert torch.equal(found.lora(ALPHA_LAYER)[1], up * (2 / rank))
+    assert base_tensors(stacked | {f"{ALPHA_LAYER}.alpha": torch.tensor(2.0)}).keys() == base.keys()
+    for merged in (with_alpha(stacked, "x"), with_alpha({f"control_model.{k}": t for k, t in stacked.items()}, "x")):
+        assert not any(key.endswith("alpha") for key in merged)
+        prefix = "control_model." if any(key.startswith("control_model.") for key in merged) else ""
+        assert torch.equal(merged[f"{prefix}loras_dict.a.{number}.up.weight"], up * (2 / rank))
 
 
 def test_half_precision_follows_full_precision():

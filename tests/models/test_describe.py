@@ -221,3 +221,26 @@ def test_a_damaged_file_gets_the_sentence_of_its_loader(tensors, problem):
 def test_what_is_extracted_describes_itself_as_whole():
     for tensors, part in ((finetune(), "lora"), (finetune(), "base"), (pretraining(), "control"), (bundle(), "control")):
         assert describe(extract_part(tensors, "x", part).tensors).problem == ""
+
+
+def test_the_alpha_of_a_lora_is_said():
+    layer = "control_model.middle_block.1.transformer_blocks.0.attn1.to_q"
+    tensors = published(condition_weights()) | {f"{layer}.alpha": torch.tensor([4.0]), f"{layer[:-1]}k.alpha": torch.tensor(2)}
+    file = describe(tensors)
+    assert file.alphas == (2.0, 4.0)
+    assert "Alpha: 2 and 4" in to_lines(file)
+    assert file.problem == ""
+    assert not any(line.startswith("Alpha") for line in to_lines(describe(published(condition_weights()))))
+
+
+def test_what_others_have_written_is_short_and_printable():
+    turned = "\u202ename"
+    conditions = {
+        f"loras_dict.{number}{turned}.0.{half}.weight": torch.zeros(1) for number in range(99) for half in ("down", "up")
+    }
+    metadata = {f"{number}{turned}" + "k" * 500: f"{turned}\x00" + "v" * 99_999 for number in range(500)}
+    text = "\n".join(to_lines(describe(conditions, metadata)))
+    assert text.replace("\n", "").isprintable()
+    assert len(text) < 40_000
+    assert " and 49 more" in text
+    assert " and 450 more" in text

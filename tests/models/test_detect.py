@@ -129,6 +129,33 @@ def test_a_file_of_ctrlora_xl_is_named_and_refused():
     )
 
 
+BRUSHNET = {"conv_in_condition.weight": (320, 9, 3, 3), "down_blocks.0.resnets.0.conv1.weight": (320, 320, 3, 3)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "kind"),
+    [
+        (dict.fromkeys(XL_INPUTS, (320, 4, 3, 3)), "ctrlora_xl_base"),
+        ({f"base_model.model.{key}": torch.zeros(8, 4, 3, 3) for key in XL_INPUTS}, "ctrlora_xl_base"),
+        (BRUSHNET | {"brushnet_down_blocks.0.weight": (320, 320, 1, 1)}, "brushnet"),
+        (dict.fromkeys(XL_INPUTS, (320, 4, 3, 3)) | {"brushnet_mid_block.weight": (320, 320, 1, 1)}, "brushnet"),
+        ({"module.brushnet_up_blocks.0.bias": (320,)}, "brushnet"),
+        (BRUSHNET, None),
+        (BRUSHNET | {"conv_in.weight": (320, 4, 3, 3)}, None),
+        ({"conv_in_condition.weight": (320, 4, 3, 3)}, None),
+        ({"conv_in.weight": (320, 4), "conv_in_condition.weight": (320, 4, 3, 3)}, None),
+        ({"conv_in.weight": (320, 4, 1, 1), "conv_in_condition.weight": (320, 4, 1, 1)}, None),
+        ({"conv_in.weight": torch.tensor(1.0), "conv_in_condition.weight": torch.tensor(1.0)}, None),
+    ],
+)
+def test_brushnet_is_no_base_of_ctrlora_xl(shapes, kind):
+    found = detect_kind(shapes)
+    assert (found and found.id) != "ctrlora_xl_base" or kind == "ctrlora_xl_base"
+    if kind is not None:
+        assert found is not None
+        assert found.id == kind
+
+
 @pytest.mark.parametrize(
     ("key", "shape", "family"),
     [

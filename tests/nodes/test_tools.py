@@ -498,3 +498,26 @@ def test_a_file_of_another_kind_is_named(models, run_convert):
         run_convert(source)
     with pytest.raises(FileNotFoundError, match="absent"):
         run_convert("absent.bin")
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "ckpt"])
+@pytest.mark.parametrize("dtype", ["keep", "bf16"])
+def test_a_lora_with_alpha_stays_what_it_was(layout, dtype, models, pack_nodes):
+    own, layer = condition_weights(), "middle_block.1.transformer_blocks.0.attn1.to_q"
+    up, alpha = f"{layer}.lora_layer.up.weight", torch.tensor([len(own[f"{layer}.lora_layer.down.weight"]) / 4])
+    base = load_base(put(models, "alpha_base.safetensors", published(base_weights()), "ctrlora"), False, 0)
+    whole = published(own | {f"{layer}.alpha": alpha})
+    source = put(models, "alpha.ckpt", whole, "ctrlora")
+    (name,) = pack_nodes[CONVERT].execute(source, "auto", dtype, f"alpha {layout} {dtype}", "", layout).result
+    before, after = (load_condition(base, file, "")[0].model.tensors() for file in (source, name))
+    rounded = {key: tensor if dtype == "keep" else tensor.bfloat16().float() for key, tensor in before.items()}
+    assert all(torch.equal(after[key].float(), tensor) for key, tensor in rounded.items())
+    path = models / "ctrlora" / name
+    written = load_file(path) if layout == "safetensors" else torch.load(path, weights_only=True)
+    assert written.get(f"control_model.{layer}.alpha", alpha * 0).dtype == torch.float32  # no type rounds it
+    factor = 1 if layout == "safetensors" else 0.25  # other programs know no alpha
+    assert torch.equal(
+        written[f"control_model.{up}"].float(), (own[up] * factor).to(written[f"control_model.{up}"].dtype).float()
+    )
+    assert (f"control_model.{layer}.alpha" in written) == (layout == "safetensors")
+    assert ("Alpha: " in pack_nodes[INSPECT].execute(name).result[0]) == (layout == "safetensors")
