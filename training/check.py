@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -36,6 +37,8 @@ BRIGHT, DARK = 0.6, 0.4
 LONGEST_CAPTION = 75
 """Words and signs; the text encoder reads 75 tokens, and rare words are several."""
 LISTED = 20
+LONGEST_LINE = 1500
+"""Characters of the names in one line of the report."""
 LONGEST_NAME = 300
 """Characters of a name, or of a reason, in the report."""
 SHEET_ROWS = 12
@@ -70,8 +73,7 @@ class Report:
         lines.append(f"Sizes in training: {sizes}." if sizes else "No pair can be trained.")
         for kind, names in [*self.problems.items(), ("without a partner", list(self.orphans))]:
             if names:
-                more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-                lines.append(f"{kind} ({len(names)}): {', '.join(map(_printable, names[:LISTED]))}{more}")
+                lines.append(f"{kind} ({len(names)}): {_some(names)}")
         return "\n".join(lines)
 
     def sheet(self) -> Tensor:
@@ -86,8 +88,13 @@ class Report:
         return grid(rows, THUMBNAIL).movedim(0, -1)  # CHW -> HWC
 
 
-def _printable(name: str) -> str:
-    return shown(name, LONGEST_NAME)
+def _some(names: Sequence[str]) -> str:
+    """The first of some names or reasons, as many as a line has room for, and how many there are beside them."""
+    printable = [shown(name, LONGEST_NAME) for name in names[:LISTED]]
+    ends = itertools.accumulate(map(len, printable))
+    fitting = [name for name, end in zip(printable, ends, strict=True) if end <= LONGEST_LINE]
+    more = f" and {len(names) - len(fitting)} more" if len(names) > len(fitting) else ""
+    return ", ".join(fitting) + more
 
 
 def check_pairs(

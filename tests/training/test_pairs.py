@@ -359,6 +359,15 @@ def test_a_stamp_of_a_huge_folder_ends(place, monkeypatch):
     assert folder_stamp(place, [], ".nextcontrol") == folder_stamp(place, [], ".nextcontrol")
 
 
+def test_a_report_of_many_problems_has_short_lines(place):
+    lines = [GOOD.strip(), *(row(prompt=["x"]), "{") * 500]
+    put(place / "metadata.jsonl", "\n".join(lines))
+    report = check_pairs(opened(place), "").text()
+    assert "caption that cannot be read (500): " in report
+    assert "row that cannot be read (500): " in report
+    assert max(map(len, report.split("\n"))) < 1700
+
+
 def test_names_in_messages_are_short_and_printable(place):
     Image.new("RGB", (64, 32)).save(place / "source" / "000.png")
     for side in ("source", "target"):
