@@ -277,6 +277,15 @@ def test_pictures_that_lead_out_end_the_listing(place, name):
         opened(place)
 
 
+def test_a_folder_that_leads_out_is_not_looked_into(place):
+    (place / "source").rename(place / "old")
+    (place.parents[1] / "secret" / "psd").mkdir()
+    (place.parents[1] / "secret" / "psd" / "secret.psd").touch()
+    (place / "source").symlink_to("../../secret/psd")
+    with pytest.raises(LeadsOutError, match="'source' leads out"):
+        opened(place)
+
+
 def test_a_caption_that_leads_out_is_not_read(place):
     (place / "target" / "001.txt").unlink()
     (place / "target" / "001.txt").symlink_to("../../../secret/secret.txt")
@@ -336,6 +345,7 @@ def test_a_stamp_follows_nothing_out_and_sees_every_change(place):
 
     (place / "out.png").symlink_to("../../secret/target/000.png")
     (place / "round").symlink_to(".")
+    (place / "outside").symlink_to("../../secret")
     (place / "inside.png").symlink_to("../beside.png")
     (place / ".nextcontrol").mkdir()
     put(place.parent / "beside.png", "1")
