@@ -152,6 +152,19 @@ def evaluate(annotator: Annotator, pictures: NDArray[np.uint8], **options: Any) 
 
     Returns:
         The network's output, of the class that its processor's `post_process_...` takes.
+
+    Raises:
+        ValueError: It fails, most often because what the folder says of sizes, means and the like cannot be computed with.
+        OutOfMemoryError: The device is too small for so many pictures.
+        MemoryError: The main memory is.
     """
-    inputs = annotator.processor(images=list(pictures), return_tensors="pt", input_data_format="channels_last", **options)
-    return annotator.network(**{name: tensor.to(annotator.device) for name, tensor in inputs.items()})
+    try:
+        inputs = annotator.processor(images=list(pictures), return_tensors="pt", input_data_format="channels_last", **options)
+        return annotator.network(**{name: tensor.to(annotator.device) for name, tensor in inputs.items()})
+    except (torch.cuda.OutOfMemoryError, MemoryError):
+        raise  # the caller shows fewer pictures at a time
+    except Exception as error:  # values of a foreign configuration are checked by nobody before they are used
+        raise ValueError(
+            f"'{shown(annotator.name)}' cannot look at a picture ({first_line(error)}): if its files have been changed, "
+            "download the whole model again."
+        ) from error

@@ -151,7 +151,7 @@ def _read_preview(path: Path) -> Tensor | None:
     """(1, H, W, 3); None, with a warning, for one that is torn or has been replaced by something else."""
     try:
         return to_pixels(read_picture(path.resolve(), path.name)).movedim(1, -1)  # BCHW -> BHWC
-    except (UnreadablePictureError, OSError) as error:
+    except (UnreadablePictureError, OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         logger.warning("A preview is left out: %s", first_line(error))
         return None
 

@@ -6,10 +6,11 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 import tiny_annotators as tiny
 import torch
-from nextcontrol.preprocessors.annotator import TASKS, load_annotator, task_of
+from nextcontrol.preprocessors.annotator import TASKS, evaluate, load_annotator, task_of
 from rounding import assert_same_but_for_rounding
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -117,6 +118,16 @@ def test_weights_that_published_files_leave_out_change_nothing(folders, tmp_path
     tiny.rewrite(copy, drop="neck.fusion_stage.layers.1.residual_layer1.")
     with pytest.raises(ValueError, match="lacks 4 weights"):
         load_annotator(copy, "depth")
+
+
+@pytest.mark.parametrize("odd", [{"image_mean": None}, {"resample": {"a": 1}}, {"size": {"height": "x", "width": 56}}])
+def test_a_configuration_that_cannot_be_computed_with_is_a_sentence(copy, odd):
+    path = copy / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | odd))
+    with pytest.raises(
+        ValueError, match=r"^'depth' cannot (look at a picture|be read) \(.*\): .*download the whole model again\.$"
+    ):
+        evaluate(load_annotator(copy, "depth"), np.zeros((1, 64, 64, 3), np.uint8))
 
 
 def test_a_package_that_is_missing_is_not_called_a_damaged_file(folders, monkeypatch):
