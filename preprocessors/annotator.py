@@ -100,13 +100,25 @@ def check_task(folder: Path, task: str) -> None:
 
 def _check_small(path: Path, name: str) -> None:
     try:
-        is_object = isinstance(read_small_json(path), dict)
+        problem = _problem_of(read_small_json(path))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"'{name}' cannot be read ({path.name}: {first_line(error)}): download the whole model again."
         ) from error
-    if not is_object:
-        raise ValueError(f"'{name}' cannot be read ({path.name}: it is no JSON object): download the whole model again.")
+    if problem:
+        raise ValueError(f"'{name}' cannot be read ({path.name}: {problem}): download the whole model again.")
+
+
+def _problem_of(content: Any) -> str:
+    if not isinstance(content, dict):
+        return "it is no JSON object"
+    # An index says in which files the weights lie.
+    files = content.get("weight_map", {})
+    if not isinstance(files, dict) or not all(
+        isinstance(file, str) and re.fullmatch(r"\w[^/\\:]*", file) for file in files.values()
+    ):
+        return "it names weights outside the folder"
+    return ""
 
 
 def load_annotator(folder: Path, task: str) -> Annotator:

@@ -173,6 +173,13 @@ def test_an_odd_file_in_the_place_of_a_small_one_is_one_sentence_and_not_waited_
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize("files", [{"a": "../outside.bin"}, {"a": "/outside.bin"}, {"a": "C:x"}, {"a": ".."}, {"a": 5}, ["x"]])
+def test_an_index_names_weights_in_its_folder_alone(copy, files):
+    (copy / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    with pytest.raises(ValueError, match=r"^'depth' cannot be read \(pytorch_model.bin.index.json: it names weights outside"):
+        load_annotator(copy, "depth")
+
+
 @pytest.mark.parametrize("found", [7, "x", {"a": 1}, [7, None, "x\ud800\n" * 50_000]])
 def test_architectures_of_another_kind_are_no_task(copy, found):
     (copy / "config.json").write_text(json.dumps({"architectures": found}))
