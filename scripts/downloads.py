@@ -43,7 +43,7 @@ class TooMuchError(ValueError):
 
 @functools.cache
 def read_own(path: str) -> ModuleType:
-    """A file of the pack, "models/x.py", as a module of its own: a package named `models` is not ours to import."""
+    """Import a file of the pack, such as "models/catalogue.py", by itself: a package named `models` may be another's."""
     name = f"nextcontrol_{Path(path).stem}"
     spec = importlib.util.spec_from_file_location(name, Path(__file__).absolute().parents[1] / path)
     assert spec is not None

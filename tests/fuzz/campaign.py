@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import sys
 import time
 from collections import Counter, defaultdict
@@ -28,7 +27,6 @@ def targets_of(names: list[str]) -> dict[str, Target]:
     import torch
 
     torch.set_num_threads(1)
-    logging.getLogger("nextcontrol").setLevel(logging.INFO)
     asyncio.run(nextcontrol.comfy_entrypoint())  # registers our folders
     found: dict[str, Target] = {}
     for name in names:

@@ -71,6 +71,7 @@ class Trial:
         self.is_watching = self.is_running = False
         logger = logging.getLogger("nextcontrol")
         logger.addHandler(_Listener(self.notes))
+        logger.setLevel(logging.INFO)
         logger.propagate = False
         sys.addaudithook(self._hear)
         for target in targets.values():

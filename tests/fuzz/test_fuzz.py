@@ -12,7 +12,7 @@ if not sys.platform.startswith("linux"):
 import torch
 from fuzz.campaign import SHARES, Campaign
 
-CASES = 300
+CASES = 250
 
 
 @pytest.fixture(scope="module")
