@@ -8,6 +8,7 @@ archive of another version with --release VERSION.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -46,6 +47,8 @@ CHROMIUM_PLACES = (
 )
 # Folders whose modules scripts and tests import by their bare names.
 IMPORTED_FROM = ("scripts", "tests", "tests/golden")
+HALF = "tests/nodes"
+"""About half of the suite, by time."""
 REPOSITORY = "https://github.com/nextcontrol/nextcontrol"
 NO_CHROMIUM = (
     "browser tests not run: no Chromium found; install it (Debian: apt-get install chromium) or set NEXTCONTROL_CHROMIUM"
@@ -59,6 +62,41 @@ class Stage:
     name: str
     command: list[str]
     folder: Path
+    is_beside: bool = False
+    """Runs at the same time as the stage before it; its output follows that one's."""
+
+
+class Begun:
+    """A stage that runs."""
+
+    def __init__(self, stage: Stage, environment: dict[str, str], is_shown: bool) -> None:
+        self.name = stage.name
+        self._start = time.monotonic()
+        self._kept = None if is_shown else tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
+        error = None if is_shown else subprocess.STDOUT
+        self._process = subprocess.Popen(
+            stage.command, cwd=stage.folder, env=environment, stdout=self._kept, stderr=error
+        )  # fmt: skip
+
+    def end(self) -> tuple[int, float]:
+        """Wait for it and show what it has kept back; its exit status, and how many seconds it took."""
+        try:
+            status = self._process.wait()
+            seconds = time.monotonic() - self._start
+            if self._kept is not None:
+                self._kept.seek(0)
+                shutil.copyfileobj(self._kept, sys.stdout.buffer)
+                sys.stdout.flush()
+            return status, seconds
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """End it, if it still runs."""
+        self._process.kill()
+        self._process.wait()
+        if self._kept is not None:
+            self._kept.close()
 
 
 def check_tests() -> None:
@@ -148,7 +186,17 @@ def build_stages(host: Host, tools: Path, room: Path, chromium: str | None, argu
         Stage("ruff check", [ruff, "check"], ROOT),
         Stage("ruff format", [ruff, "format", "--check"], ROOT),
         Stage("mypy", [*module, *mypy], room),
-        Stage("pytest", [*module, *pytest, *arguments], ROOT),
+        *_build_pytest([*module, *pytest], arguments),
+    ]
+
+
+def _build_pytest(pytest: list[str], arguments: list[str]) -> list[Stage]:
+    """One stage for what was asked for; the whole suite in two halves, which take about the same time."""
+    if arguments:
+        return [Stage("pytest", [*pytest, *arguments], ROOT)]
+    return [
+        Stage("pytest", [*pytest, "tests", f"--ignore={HALF}"], ROOT),
+        Stage(f"pytest {HALF}", [*pytest, HALF], ROOT, is_beside=True),
     ]
 
 
@@ -176,14 +224,21 @@ def run_stages(stages: list[Stage], environment: dict[str, str]) -> int:
     """Run all stages, also after a failed one, and sum up; 0 if all of them passed."""
     verdicts = []
     failed = False
-    for stage in stages:
-        print(f"== {stage.name}", flush=True)
-        start = time.monotonic()
-        status = subprocess.run(stage.command, cwd=stage.folder, env=environment, check=False).returncode
-        failed = failed or status != 0
-        verdict = f"FAILED (exit {status})" if status else "passed"
-        verdicts.append(f"{stage.name} {verdict} in {time.monotonic() - start:.1f} s")
-        print(f"== {verdicts[-1]}\n", flush=True)
+    begun: list[Begun] = []
+    try:
+        for number, stage in enumerate(stages):
+            print(f"== {stage.name}", flush=True)
+            if not stage.is_beside:
+                others = itertools.takewhile(lambda other: other.is_beside, stages[number + 1 :])
+                begun = [Begun(stage, environment, True), *(Begun(other, environment, False) for other in others)]
+            status, seconds = begun.pop(0).end()
+            failed = failed or status != 0
+            verdict = f"FAILED (exit {status})" if status else "passed"
+            verdicts.append(f"{stage.name} {verdict} in {seconds:.1f} s")
+            print(f"== {verdicts[-1]}\n", flush=True)
+    finally:
+        for one in begun:
+            one.stop()
     print(f"== {'; '.join(verdicts)}", flush=True)
     return int(failed)
 

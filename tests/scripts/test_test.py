@@ -54,10 +54,32 @@ def test_every_stage_runs_and_one_failure_fails_the_whole(
     assert "; stage 0 passed in " in lines[-1]
 
 
+def test_a_stage_beside_another_runs_at_the_same_time_and_is_shown_after_it(
+    checks: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Each waits for the other's file.
+    code = "import pathlib, sys, time\nprint('begins', *sys.argv[1:], flush=True)\npathlib.Path(sys.argv[1]).touch()\n"
+    code += "while not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.01)\nprint('ends', sys.argv[1])"
+    stages = [
+        checks.Stage(f"stage {own}", [sys.executable, "-c", code, own, other], tmp_path, is_beside=own == "b")
+        for own, other in ("ab", "ba")
+    ]
+    assert checks.run_stages(stages, {}) == 0
+    lines = [line for line in capfd.readouterr().out.splitlines() if line and " passed" not in line]
+    assert lines == ["== stage a", "begins a b", "ends a", "== stage b", "begins b a", "ends b"]
+
+
+def test_the_two_halves_are_the_whole_suite(checks: ModuleType) -> None:
+    rest, half = (stage.command for stage in checks._build_pytest(["pytest"], []))
+    assert rest == ["pytest", "tests", f"--ignore={half[1]}"]
+    assert (checks.ROOT / half[1]).is_dir()
+    assert [stage.command for stage in checks._build_pytest(["pytest"], ["-x"])] == [["pytest", "-x"]]
+
+
 def test_only_without_a_browser_are_its_tests_left_out(checks: ModuleType, tools: Path, tmp_path: Path) -> None:
     found = host.Host(Path(sys.executable), tmp_path, "0")
     names = [stage.name for stage in checks.build_stages(found, tools, tmp_path, "/bin/chromium", [])]
-    assert names == ["ruff check", "ruff format", "mypy", "pytest"]
+    assert names == ["ruff check", "ruff format", "mypy", "pytest", "pytest tests/nodes"]
     with_browser = checks.build_stages(found, tools, tmp_path, "/bin/chromium", ["-x"])[-1].command
     without = checks.build_stages(found, tools, tmp_path, None, ["-x"])[-1].command
     assert without[-3:] == ["-m", "not browser", "-x"]
