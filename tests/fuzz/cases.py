@@ -87,8 +87,12 @@ class Trial:
         self.is_watching = target.is_watched
         try:
             made = target.make(draw, self.room)
-        except Exception as error:  # noqa: BLE001 - told to the parent, which ends the run
-            yield {"broken": f"{task}: {''.join(traceback.format_exception(error))}"}
+        except Exception as error:  # noqa: BLE001 - a fault of the fuzzer's own
+            trace = traceback.extract_tb(error.__traceback__)[-1]
+            yield {
+                "verdict": Verdict(RAW, MAKE, "", repr(error)[:1000], f"the fuzzer: {trace.filename}:{trace.lineno}").as_dict()
+            }
+            yield {"done": "again"}
             return
         is_spoilt = False
         for action, run in made.actions.items():

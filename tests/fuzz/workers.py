@@ -136,8 +136,6 @@ def hear(worker: Worker, said: dict[str, Any]) -> str:
         worker.since, worker.memory = (time.monotonic(), processor_time(worker.process)), resident(worker.process)
     elif "verdict" in said:
         worker.verdicts.append(said["verdict"])
-    elif "broken" in said:
-        raise RuntimeError(f"The case cannot be made: {said['broken']}")
     elif "done" in said:
         worker.action = ""
         return str(said["done"])
