@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
@@ -23,8 +24,8 @@ from .dataset import DatasetSettings, bucket_for
 from .encode import PictureEncoder, TextEncoder, pixels_of, sampled
 from .method import HintForm
 from .pairs import PackedPair, Pair
-from .picture_files import PictureBytes
-from .pictures import Size, read_picture, read_size, to_pixels
+from .picture_files import PictureBytes, opened
+from .pictures import Size, read_picture
 from .shard_index import CURE
 from .tar_files import BadSampleError, DamagedShardError, Sample
 
@@ -249,12 +250,16 @@ def _from_png(data: bytes, latent: torch.Size, name: str) -> Tensor:
     """(3, H, W) of a picture that is as many times larger than its latent (C, h, w) in both directions."""
     file = PictureBytes(name, data)
     try:
-        width, height = read_size(file, name)
+        with opened(file, name) as picture:  # not read_size, which decodes a PNG for its orientation
+            width, height = picture.size
         scale = width // latent[2]
         is_right = (width, height) == (scale * latent[2], scale * latent[1]) and max(width, height) <= _LONGEST_SIDE
         if not is_right or scale > _LARGEST_SCALE:
             raise ValueError(f"it is {width}x{height}, and its latent {latent[2]}x{latent[1]}")
-        return to_pixels(read_picture(file, name))[0]
+        upright = read_picture(file, name)
+        if upright.size != (width, height):
+            raise ValueError("it is turned")
+        return torch.from_numpy(np.array(upright)).movedim(-1, 0).float() / 255  # HWC -> CHW
     except ValueError as error:
         raise DamagedShardError(
             f"The hint of the encoded pair '{shown(name)}' cannot be read ({first_line(error)}): delete its shard and {CURE}."
