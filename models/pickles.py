@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .weight_bounds import MOST_DIMENSIONS
+
 LARGEST_PICKLE = 1 << 24
 """Bytes: names, shapes and notes; the numbers lie outside. A checkpoint of Stable Diffusion has 150 kB."""
 MOST_STEPS = 1_000_000
@@ -91,7 +93,7 @@ class Odd(NamedTuple):
 
 
 class Nameless(NamedTuple):
-    """What stands for a key that is no text or number."""
+    """What stands for a key that is no text."""
 
     type_name: str
     number: int
@@ -121,6 +123,7 @@ class Unpickler:
         """All that were named."""
         self._poll = poll
         self._steps = 0
+        self._known: set[str] = set()
 
     def load(self) -> Any:
         """Read the next one.
@@ -198,17 +201,15 @@ class Unpickler:
             if type(target) is not dict:
                 raise TypeError
             for index in range(0, len(items), 2):
-                target[self._as_key(items[index])] = items[index + 1]
-
-    def _as_key(self, key: Any) -> Any:
-        # To hash a foreign tuple can take for ever, or more stack than there is.
-        return key if type(key) in _KEYS else Nameless(type(key).__name__, self._steps)
+                target[_as_key(items[index], len(target))] = items[index + 1]
 
     def _global(self) -> None:
         module, name = self._line(), self._line()
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
-        if not is_known(full):
-            raise pickle.UnpicklingError(f"it names {full}")
+        if full not in self._known:
+            if not is_known(full):
+                raise pickle.UnpicklingError(f"it names {full}")
+            self._known.add(full)
         self.stack.append(Global(full))
 
     def _reduce(self) -> None:
@@ -227,10 +228,9 @@ class Unpickler:
         if name in _ODD:
             return Odd(_ODD[name])
         if name == "collections.OrderedDict":
-            pairs = arguments[0] if arguments else []
-            return {self._as_key(key): value for key, value in pairs}
+            return self._ordered(arguments[0]) if arguments else {}
         if name == "torch.Size":
-            return tuple(arguments[0])
+            return arguments[0] if type(arguments[0]) is tuple else NOTE
         if name == _FROM_TYPE:
             is_plain = isinstance(arguments[1], Global) and arguments[1].name in _PLAIN_TYPES
             inner = arguments[0].name in _DENSE
@@ -238,6 +238,15 @@ class Unpickler:
         if match := _TENSOR_CLASS.fullmatch(name):
             return Odd("a sparse tensor" if match[1] else "a tensor in the form of PyTorch 0.1")
         return NOTE
+
+    def _ordered(self, pairs: Any) -> dict[Any, Any]:
+        # The same pairs can be given over and over.
+        self._poll()
+        self._steps += len(pairs)
+        made: dict[Any, Any] = {}
+        for key, value in pairs:
+            made[_as_key(key, len(made))] = value
+        return made
 
     def _persistent(self) -> None:
         pid = self.stack.pop()
@@ -262,15 +271,26 @@ def _described(arguments: tuple[Any, ...], least: int) -> Described | Odd:
     storage, offset, shape, stride = arguments[:4]
     dtype = storage.dtype
     if least == 7:
-        dtype = getattr(torch, arguments[6].name.removeprefix("torch."))
-    sizes = (offset, *shape, *stride)
-    if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype) or len(shape) != len(stride):
+        dtype = vars(torch)[arguments[6].name.removeprefix("torch.")]
+    if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
         raise TypeError
+    if not type(shape) is type(stride) is tuple or len(shape) != len(stride):
+        raise TypeError
+    if len(shape) > MOST_DIMENSIONS:
+        return Odd(f"a tensor of {len(shape)} dimensions")
+    sizes = (offset, *shape, *stride)
     if any(type(size) is not int or not 0 <= size < 1 << 48 for size in sizes):
         raise TypeError
     if dtype in (torch.qint8, torch.quint8, torch.qint32):
         return Odd("a quantized tensor")
-    return Described(storage, dtype, offset, tuple(shape), tuple(stride))
+    if any(type(notes) is dict and (notes.get("conj") or notes.get("neg")) for notes in arguments[6:]):
+        return Odd("a tensor that stands for its negative or conjugate")
+    return Described(storage, dtype, offset, shape, stride)
+
+
+def _as_key(key: Any, number: int) -> Any:
+    # To hash a foreign tuple can take for ever, or more stack than there is; numbers can be chosen to have one hash.
+    return key if type(key) is str else Nameless(type(key).__name__, number)
 
 
 def is_known(name: str) -> bool:
@@ -283,7 +303,8 @@ def is_known(name: str) -> bool:
     if (
         module == "torch"
         and last.islower()
-        and isinstance(getattr(torch, last, None), (torch.dtype, torch.layout, torch.qscheme))
+        # Not `getattr`, which imports what is not there yet.
+        and isinstance(vars(torch).get(last), (torch.dtype, torch.layout, torch.qscheme))
     ):
         return True
     return name in _safe_globals()
@@ -311,7 +332,6 @@ def _text(value: Any) -> str:
     return value
 
 
-_KEYS = (str, int, float, bool, bytes, type(None))
 _STOP = pickle.STOP[0]
 
 

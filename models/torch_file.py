@@ -130,6 +130,9 @@ class TorchFile:
     def _read_zip(self) -> Any:
         with zipfile.ZipFile(self._stream) as archive:
             records = {info.filename: info for info in archive.infolist()}
+        # Else a small file could say the same bytes over and over.
+        if sum(info.compress_size for info in records.values()) > self.size:
+            raise ValueError("its records lie in each other")
         folder = next(iter(records), "").partition("/")[0]
 
         def place(name: str) -> tuple[int, int]:
@@ -161,7 +164,11 @@ class TorchFile:
             raise pickle.UnpicklingError("it does not begin as a file of PyTorch's")
         row.load()  # about the machine that wrote it
         content, keys = row.load(), row.load()
-        if type(keys) is not list or not all(type(key) is str and key in row.storages for key in keys):
+        if (
+            type(keys) is not list
+            or len(keys) > len(row.storages)
+            or not all(type(key) is str and key in row.storages for key in keys)
+        ):
             raise ValueError("its list of tensors is damaged")
         places, at = {}, row.at
         for key in keys:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .foreign import parse_json, shown
+
+if TYPE_CHECKING:
+    from .pickles import Described
 
 MOST_TENSORS = 20_000
 """A CtrLoRA pretraining checkpoint with everything in it has 4,000."""
@@ -22,6 +25,8 @@ MOST_DIMENSIONS = 8
 LARGEST_SIDE = (1 << 31) - 1
 LARGEST_HEADER = 1 << 24
 """Bytes of a safetensors header: names, shapes, and what trainers write beside them."""
+MOST_BRACKETS = 1 << 20
+"""In such a header; a tensor has three pairs, and what trainers write has its own."""
 MOST_SHARED = 2
 """Times a file's size: so many bytes may all its tensors have together, where several share their numbers."""
 MOST_REPEATED = 1 << 29
@@ -55,8 +60,12 @@ def check_keys(keys: Iterable[Any]) -> None:
             raise ValueError(f"'{shown(key)}' is no name of a tensor")
 
 
-def check_sizes(tensors: Mapping[str, Tensor], file_size: int) -> None:
+def check_sizes(tensors: Mapping[str, Tensor | Described], file_size: int) -> None:
     """Make sure that tensors do not say the same few numbers over and over.
+
+    Args:
+        tensors: Read, or yet to be read.
+        file_size: Bytes.
 
     Raises:
         ValueError: All together are larger than the file by far, or one has too many dimensions. A reason, no sentence.
@@ -64,7 +73,7 @@ def check_sizes(tensors: Mapping[str, Tensor], file_size: int) -> None:
     total = 0
     for key, tensor in tensors.items():
         _check_shape(key, tuple(tensor.shape))
-        total += tensor.numel() * tensor.element_size()
+        total += math.prod(tensor.shape) * tensor.dtype.itemsize
     if total > MOST_SHARED * file_size + MOST_REPEATED:
         raise ValueError(f"its tensors have {total} bytes together and the file has {file_size}")
 
@@ -96,7 +105,10 @@ def read_header(path: Path) -> dict[str, str]:
             raise ValueError("its header ends behind the file")
         if length > LARGEST_HEADER:
             raise ValueError(f"its header has {length} bytes and {LARGEST_HEADER} are the most that are read")
-        header = parse_json(stream.read(length))
+        text = stream.read(length)
+    if text.count(b"[") + text.count(b"{") > MOST_BRACKETS:
+        raise ValueError("its header is no list of tensors")
+    header = parse_json(text)
     if not isinstance(header, dict):
         raise ValueError("its header is no list of tensors")
     metadata = header.pop("__metadata__", None) or {}

@@ -62,14 +62,15 @@ def _load(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         metadata = read_header(path)
         # The host's own reader: under dynamic VRAM it notes where in the file a tensor lies.
         tensors = unwrap(comfy.utils.load_torch_file(str(path), safe_load=True))
+        check_sizes(tensors, path.stat().st_size)
     else:
         metadata = {}
         poll = comfy.model_management.throw_exception_if_processing_interrupted
         # Pickles can be mapped as safetensors are; the host reads them whole, and a full UNet has 3 GB and more.
         with TorchFile(path, not comfy.utils.DISABLE_MMAP, poll) as file:
             described = _named(file.content, name)
+            check_sizes(described, file.size)
             tensors = {key: file.tensor(tensor) for key, tensor in described.items()}
-    check_sizes(tensors, path.stat().st_size)
     return tensors, metadata
 
 

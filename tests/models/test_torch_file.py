@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 import pytest
 import torch
 from hostile_weights import PROTO, archive, described, named, put, row, saved, text
-from nextcontrol.models.pickles import LARGEST_PICKLE, MOST_STEPS, NOTE, Described, Global, Odd, Unpickler
+from nextcontrol.models.pickles import LARGEST_PICKLE, MOST_STEPS, NOTE, Described, Global, Odd, Unpickler, is_known
 from nextcontrol.models.torch_file import TorchFile
 from torch import nn
 
@@ -46,7 +46,8 @@ def test_what_pytorch_writes_is_read_as_pytorch_reads_it(is_zip, is_mapped, tmp_
         assert same(found[key], tensor.detach()), key
     assert file.content["names"] == ["ä", None, True]
     assert (file.content["step"], file.content["big"], file.content["sizes"]) == (3, 2**70, (1, 2))
-    assert isinstance(file.content["optimizer"]["state"][0]["momentum"], Described)
+    (state,) = file.content["optimizer"]["state"].values()
+    assert isinstance(state["momentum"], Described)
     if is_mapped and is_zip:
         assert found["tied"].data_ptr() == found["shared"].data_ptr() + 8
 
@@ -56,6 +57,8 @@ def test_tensors_of_other_kinds_are_named_and_never_made():
         "sparse": torch.eye(3).to_sparse(), "rows": torch.eye(3).to_sparse_csr(), "meta": torch.empty(3, device="meta"),
         "quantized": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
         "nested": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+        "conjugate": torch.ones(2, dtype=torch.complex64).conj(), "nine": torch.ones([1] * 9),
+        "negative": torch.ones(2, dtype=torch.complex64).conj().imag,
     }  # fmt: skip
     for key, tensor in odd.items():
         with zipfile.ZipFile(io.BytesIO(saved({key: tensor}))) as file:
@@ -102,6 +105,39 @@ def test_whatever_a_pickle_says_it_is_read_to_its_end_or_refused(name):
     assert len(said) < 200
 
 
+PAIRS = b"](" + b"".join(text(str(number)) + b"N\x86" for number in range(1000)) + b"e"
+COPIED = PAIRS + b"q\x00ccollections\nOrderedDict\nq\x01(" + b"h\x01h\x00\x85R" * 3000 + b"t."
+
+
+def test_what_is_said_again_is_not_made_again():
+    with pytest.raises(ValueError, match=r"more than \d+ instructions"):
+        Unpickler(PROTO + COPIED).load()
+    sizes = Unpickler(PROTO + b"(K\x02tq\x00ctorch\nSize\nq\x01(h\x01h\x00\x85Rh\x01]\x85Rh\x00t.").load()
+    assert sizes == ((2,), NOTE, (2,))
+    assert sizes[0] is sizes[2]
+
+
+def test_keys_that_are_no_text_are_never_compared():
+    def whole(number: int) -> bytes:
+        data = number.to_bytes(12, "little", signed=True)
+        return b"\x8a" + bytes([len(data)]) + data
+
+    same = b"".join(whole(number * (2**61 - 1)) + b"N" for number in range(1, 5000))  # of one hash
+    found = Unpickler(PROTO + b"}(" + same + b"K\x01N\x88Nu.").load()
+    assert len(found) == 4999 + 2
+    assert {key.type_name for key in found} == {"int", "bool"}
+    assert len(Unpickler(PROTO + b"ccollections\nOrderedDict\n](K\x01N\x86K\x02N\x86e\x85R.").load()) == 2
+
+
+def test_names_are_known_without_importing_anything(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "__getattr__", asked.append)
+    assert not is_known("torch._dynamo")
+    assert not is_known("torch.surprise")
+    assert is_known("torch.float32")
+    assert asked == []
+
+
 @pytest.mark.parametrize(
     "code", ["os\nsystem", "builtins\neval", "torch.hub\nload", "torch\nload", "__main__\nX", "torch.nn\nLinear"]
 )
@@ -124,6 +160,15 @@ BROKEN = {
     "a pickle of 17 MB": (archive(bytes(LARGEST_PICKLE + 1)), r"'data.pkl' has more than"),
     "no pickle": (archive(b"").replace(b"data.pkl", b"data.pxx"), "no record 'data.pkl'"),
     "of another processor": (archive(named(b"K\x01"), {"byteorder": b"big"}), "another kind of processor"),
+    "records in each other": (
+        archive(named(b"K\x01")).replace(
+            *(len(named(b"K\x01")).to_bytes(4, "little") * 2, b"\xff\xff\x00\x00" * 2)
+        ),
+        "lie in each other",
+    ),
+    "a row of the same over and over": (
+        row(named(FOUR.replace(b"tQ", b"NtQ")), PROTO + b"](" + text("0") * 2 + b"e."), "list of tensors is damaged"
+    ),
     "a row of nothing": (row(named(b"K\x01"), PROTO + b"]" + text("0") + b"a."), "list of tensors is damaged"),
     "a row cut short": (row(named(FOUR.replace(b"tQ", b"NtQ")), PROTO + b"]" + text("0") + b"a."), "cut short"),
 }  # fmt: skip

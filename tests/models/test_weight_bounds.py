@@ -12,7 +12,7 @@ from nextcontrol.models.ctrlora import read_config as read_base
 from nextcontrol.models.ctrlora_file import check_base
 from nextcontrol.models.detect import UnsupportedCheckpointError, check_module, describe, detect_kind, detect_unet_family
 from nextcontrol.models.state_dict import CONTAINERS, shapes_of, unwrap
-from nextcontrol.models.weight_bounds import MOST_TENSORS, check_keys, check_sizes, read_header, repeats
+from nextcontrol.models.weight_bounds import MOST_BRACKETS, MOST_TENSORS, check_keys, check_sizes, read_header, repeats
 
 HEADERS = {
     "no JSON": b"{",
@@ -57,6 +57,12 @@ def test_a_header_of_another_length_is_not_read(length, tmp_path):
         with path.open("r+b") as stream:
             stream.truncate(1 << 26)
     with pytest.raises(ValueError, match=r"^its header "):
+        read_header(path)
+
+
+def test_a_header_of_millions_of_lists_is_not_parsed(tmp_path):
+    path = put(tmp_path, "x.safetensors", headed(b'{"x":[' + b"[]," * (MOST_BRACKETS + 1) + b"[]]}"))
+    with pytest.raises(ValueError, match=r"^its header is no list of tensors$"):
         read_header(path)
 
 

@@ -10,6 +10,7 @@ import torch
 from host_models import narrow_module
 from narrow import apply, control_for, hints, narrow_model, predict, save
 from nextcontrol.models.detect import UnsupportedCheckpointError
+from nextcontrol.models.torch_file import TorchFile
 from nextcontrol.nodes.host.controlnext_file import load_controlnext_file
 from nextcontrol.nodes.host.hints import check_image, to_masks
 from rounding import assert_same_but_for_rounding
@@ -161,6 +162,14 @@ def test_pickles_of_tensors_and_wrapped_files_load(base_folder):
         torch.save(content, folder(base_folder) / name)
         control = load(name, unet=name if name.startswith("raw") else "none", mode="delta")
         assert_same_but_for_rounding(predict(apply(narrow_model(), control, hints())), expected)
+
+
+def test_a_pickle_that_would_need_many_copies_of_itself_is_not_begun(base_folder, monkeypatch):
+    numbers = torch.zeros(1024, 1024)
+    torch.save({str(number): numbers.T for number in range(200)}, folder(base_folder) / "copies.bin")
+    monkeypatch.setattr(TorchFile, "tensor", lambda *_: pytest.fail("it is read"))
+    with pytest.raises(UnsupportedCheckpointError, match=r"'copies.bin' .* 838860800 bytes together and the file has 4"):
+        load("copies.bin")
 
 
 def test_nothing_but_numbers_is_refused(base_folder):
