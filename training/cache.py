@@ -65,7 +65,7 @@ class TensorCache:
         found = self._find(key)
         if found is None:
             raise DamagedFileError(
-                f"'{key}' in the cache '{self.folder.name}' is damaged or gone: start the training again, it is encoded anew."
+                f"'{key}' in the cache '{self.folder.name}' is damaged or gone: start the training again to encode it again."
             )
         return found
 
