@@ -82,7 +82,7 @@ def write_encoded(folder: Path, count: int, per_shard: int, context: tuple[int, 
     """
     from nextcontrol.training.encoded_pair import Checksum
     from nextcontrol.training.shard_index import Entry, ShardIndex
-    from nextcontrol.training.tar_files import write_samples
+    from nextcontrol.training.tar_writer import write_samples
 
     entries = []
     for number, start in enumerate(range(0, count, per_shard)):
@@ -118,7 +118,8 @@ def sizes(rounds: int) -> Iterator[str]:
         Lines of the table. Latents and text are random, the picture of the hint is a canny drawing of a photograph.
     """
     from nextcontrol.training.encoded_pair import EncodedPair, checked
-    from nextcontrol.training.tar_files import read_samples, write_samples
+    from nextcontrol.training.tar_files import read_samples
+    from nextcontrol.training.tar_writer import write_samples
 
     with tempfile.TemporaryDirectory() as folder:
         for precision in ("fp16", "fp32"):

@@ -16,7 +16,7 @@ from nextcontrol.training.precompute import WHOLE, Part, Progress, precompute
 from nextcontrol.training.raw_shards import find_shards
 from nextcontrol.training.shard_index import load_index
 from nextcontrol.training.shards import Shards, ShardSource
-from nextcontrol.training.tar_files import write_samples
+from nextcontrol.training.tar_writer import write_samples
 from tiny_training import Encoders, dataset_of, write_pairs
 
 OBJECTIVE = DiscreteObjective(sd_alphas())

@@ -63,7 +63,7 @@ class PairEncoder:
             key: Of the sample.
 
         Returns:
-            What `tar_files.write_samples` takes.
+            What `tar_writer.write_samples` takes.
 
         Raises:
             ValueError: A picture cannot be used, or a number does not fit the precision.

@@ -17,7 +17,8 @@ from .durable import writing
 from .encoded_pair import Checksum, PairEncoder
 from .inside import own_place
 from .shard_index import ANEW, INDEX, Entry, ShardIndex, differences, load_index, made_from_of, read_json, write_json
-from .tar_files import DamagedShardError, Sample, Written, remove_left_overs, write_samples
+from .tar_files import DamagedShardError, Sample
+from .tar_writer import Written, remove_left_overs, write_samples
 
 logger = logging.getLogger("nextcontrol")
 

@@ -15,7 +15,8 @@ from nextcontrol.training.chunks import check_settings, chunks_of
 from nextcontrol.training.dataset import DatasetSettings, ShardSettings
 from nextcontrol.training.precompute import WHOLE, Part
 from nextcontrol.training.shard_index import check_sources, has_index, load_index
-from nextcontrol.training.tar_files import DamagedShardError, read_samples, write_samples
+from nextcontrol.training.tar_files import DamagedShardError, read_samples
+from nextcontrol.training.tar_writer import write_samples
 from shard_files import encode, encoder_of, raw_samples, same, sharded, source_of, write_raw
 from tiny_training import Encoders, write_pairs
 

@@ -13,12 +13,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from nextcontrol.training import encoded_pair, precompute, tar_files
+from nextcontrol.training import encoded_pair, precompute, tar_files, tar_writer
 from nextcontrol.training.durable import CannotWriteError
 from nextcontrol.training.encoded_pair import EncodedPair
 from nextcontrol.training.shard_index import ShardIndex, load_index
 from nextcontrol.training.shards import Shards
-from nextcontrol.training.tar_files import DamagedShardError, read_samples, write_samples
+from nextcontrol.training.tar_files import DamagedShardError, read_samples
+from nextcontrol.training.tar_writer import write_samples
 from PIL import Image
 from safetensors.torch import save
 from shard_files import CONFIG, encode, raw_samples, sharded, source_of
@@ -217,7 +218,7 @@ def test_left_overs_of_the_dead_go_and_those_of_the_living_stay(folder, tmp_path
 
     def while_written():
         for sample in samples:
-            tar_files.remove_left_overs(folder)
+            tar_writer.remove_left_overs(folder)
             yield sample
 
     assert write_samples(folder / SHARD, while_written()).count == 5
