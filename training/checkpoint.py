@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..models.foreign import first_line, parse_json, shown
-from .durable import writing
 from .sealed import DamagedFileError, read_sealed, write_sealed
 
 logger = logging.getLogger("nextcontrol")
@@ -57,9 +56,8 @@ class StateStore:
         write_sealed(own, state.tensors, {_ABOUT: json.dumps(state.about)})
         older = [path for step, path in self._found() if step < state.step]
         later = [path for step, path in self._found() if step > state.step]
-        with writing(own.name):
-            for path in (*later, *older[self.keep - 1 :]):
-                path.unlink(missing_ok=True)
+        for path in (*later, *older[self.keep - 1 :]):
+            _delete(path)
 
     def has(self, step: int) -> bool:
         """Whether the state of that step is there."""
@@ -114,6 +112,14 @@ def _read(step: int, path: Path) -> State | None:
         _warn(path.name, first_line(error))
         return None
     return State(step, tensors, about)
+
+
+def _delete(path: Path) -> None:
+    """Delete a state, unless another program reads it, as on Windows: the newer one is written, and nothing is lost."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("'%s' cannot be deleted: %s", path.name, first_line(error))
 
 
 def _warn(name: str, reason: str) -> None:

@@ -121,6 +121,21 @@ def test_the_last_states_are_kept(whole):
     assert not list(whole.store.folder.glob(".*"))
 
 
+def test_a_state_that_cannot_be_deleted_ends_no_run(tmp_path, monkeypatch, caplog):
+    store = StateStore(tmp_path, keep=1)
+
+    def refuse(path, missing_ok=False):
+        raise PermissionError(13, "Permission denied")
+
+    for step in (1, 2):
+        with monkeypatch.context() as patch:
+            if step == 2:
+                patch.setattr(Path, "unlink", refuse)
+            store.save(State(step, {"x": torch.zeros(1)}, {}))
+    assert "'state-00000001.state' cannot be deleted" in caplog.text
+    assert store.load().step == 2
+
+
 def test_a_finished_run_has_nothing_left_to_do_and_more_steps_go_on(tmp_path, pairs, whole):
     tiny_run(tmp_path, pairs, steps=6).train()
     again = tiny_run(tmp_path, pairs, steps=6)
