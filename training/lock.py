@@ -26,6 +26,8 @@ BEAT_SECONDS = 15.0
 """Between two signs of life."""
 DEAD_SECONDS = 180.0
 """Without a sign of life, after which a training on another machine counts as dead."""
+_TRIES = 100
+"""To open a file that its owner deletes at the same time; some file systems give an open file another number at each look."""
 _FAR = 1 << 30
 """The byte that is locked on Windows: beyond the content, which others may read."""
 
@@ -64,7 +66,6 @@ class RunLock:
             CannotWriteError: The folder cannot be written to.
         """
         with writing(self.name):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._number, is_certain = self._open()
             try:
                 self._check_free(is_certain)
@@ -107,17 +108,24 @@ class RunLock:
     def _open(self) -> tuple[int, bool]:
         """The open file, and whether the system says for certain that no other process of this machine has it."""
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        while True:
-            number = os.open(self.path, flags, 0o666)
+        for attempt in range(1, _TRIES + 1):
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                number = os.open(self.path, flags, 0o666)
+            except FileNotFoundError:
+                if attempt == _TRIES:
+                    raise
+                continue  # the folder's owner has deleted it in this moment
             try:
                 is_certain = lock_file(number)
             except BlockingIOError as error:
                 os.close(number)
                 raise TakenError(self._taken(self._read() or {}, 0)) from error
             with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(number), self.path.stat()):
+                if os.path.samestat(os.fstat(number), self.path.stat()) or attempt == _TRIES:
                     return number, is_certain
             os.close(number)  # its owner has deleted it in this moment
+        raise TakenError(self._taken({}, 0))
 
     def _check_free(self, is_certain: bool) -> None:
         owner = self._read()
@@ -169,6 +177,8 @@ class RunLock:
 
 
 def _title(owner: dict[str, Any]) -> str:
+    if not owner:
+        return "another process"
     host, process, since = (shown(owner.get(key, "?"), 40) for key in ("host", "process", "since"))
     return f"process {process} on '{host}' since {since}"
 

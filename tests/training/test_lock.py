@@ -121,6 +121,23 @@ def test_a_broken_lock_file_of_a_dead_process_locks_nobody_out(path, content):
     take(path)
 
 
+def test_a_file_system_that_numbers_files_anew_makes_nobody_wait(path, monkeypatch):
+    monkeypatch.setattr(os.path, "samestat", lambda _one, _other: False)
+    take(path)
+
+
+def test_a_folder_that_its_owner_deletes_in_this_moment_is_made_again(path, monkeypatch):
+    opened, real = [], os.open
+
+    def late(place, *more):
+        if Path(place) == path and not opened:
+            opened.append(path.parent.rmdir())
+        return real(place, *more)
+
+    monkeypatch.setattr(os, "open", late)
+    take(path)
+
+
 def test_a_lock_that_is_a_link_is_not_followed(path, tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("kept", encoding="utf-8")
