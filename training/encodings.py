@@ -35,6 +35,15 @@ def unmarked_form(data: bytes) -> str:
     return "UTF-16" if min(even, odd) < 0.1 * max(even, odd) and even + odd > len(data) / 20 else ""
 
 
+def seven_bit_form(text: str) -> str:
+    """Encodings of Eastern Asia that have nothing but ASCII in them, told by the marks that begin and end foreign signs."""
+    if found := re.search(r"\x1b(\$\)C|\$[@B]|\$\([@BD]|\$\)[AG])", text):
+        return {"$)C": "ISO-2022-KR (Korean)", "$)A": "ISO-2022-CN (Chinese)", "$)G": "ISO-2022-CN (Chinese)"}.get(
+            found[1], "ISO-2022-JP (Japanese)"
+        )
+    return "HZ (Chinese)" if re.search(r"~\{(?:[!-w][!-~])+~\}", text) else ""
+
+
 def _everyday(data: bytes, codec: str, signs: frozenset[str], needed: frozenset[str], is_whole: bool) -> float:
     """The part of the signs beyond ASCII that are everyday ones; 0 where the bytes cannot be of the encoding."""
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..models.foreign import first_line, parse_json, read_small, shown
-from .encodings import guess_encoding, unmarked_form
+from .encodings import guess_encoding, seven_bit_form, unmarked_form
 
 LONGEST_CAPTION = 64 << 10
 """Bytes of a caption's file, and signs of a caption: a thousand times what a text encoder reads."""
@@ -86,6 +86,8 @@ def decode(data: bytes, name: str) -> str:
         else:
             message = f"'{shown(name)}' is no text in UTF-8 (byte {error.start}): {_SAVE}, or replace it."
         raise UnreadableTextError(message) from error
+    if likely := seven_bit_form(text):
+        raise UnreadableTextError(f"'{shown(name)}' is not UTF-8 and looks like {likely}: {_SAVE}.")
     if "\0" in text:
         likely = unmarked_form(data)
         what = f"looks like {likely} without its mark" if likely else "has zero bytes in it, which no text has"

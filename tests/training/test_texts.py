@@ -45,6 +45,9 @@ def test_unicode_is_read_in_every_form_with_its_mark(codec, tmp_path):
         ("cp932", "窓の上の猫", "Shift-JIS"),
         ("euc_jp", "窓の上の猫", "EUC-JP"),
         ("cp949", "창문에 있는 고양이", "EUC-KR"),
+        ("iso2022_jp", "窓の上の猫", "ISO-2022-JP"),
+        ("iso2022_kr", "고양이", "ISO-2022-KR"),
+        ("hz", "一只红色的猫", "HZ (Chinese)"),
         ("utf-16-le", "a cat", "UTF-16 without its mark"),
         ("utf-16-be", "a cät", "UTF-16 without its mark"),
         ("utf-32-le", "a cat", "UTF-32 without its mark"),
@@ -63,6 +66,11 @@ def test_other_encodings_are_named_with_the_cure(codec, text, likely):
 def test_what_is_no_text_is_one_sentence(data):
     with pytest.raises(UnreadableTextError, match=r"^'a\.txt' .*UTF-8 in a text editor"):
         decode(data, "a.txt")
+
+
+@pytest.mark.parametrize("text", ["a {b} ~ c", "~{a~}", "price: $B (x)", "a\x1b[31mb", "~{~}"])
+def test_signs_of_ascii_are_text(text):
+    assert decode(text.encode(), "a.txt") == text
 
 
 def test_a_file_of_another_kind_is_one_sentence(tmp_path):
