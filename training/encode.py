@@ -18,7 +18,7 @@ from .dataset import DatasetSettings, PairDataset, usable_pairs
 from .method import HintForm
 from .pairs import PackedPair, Pair
 from .picture_files import UnreadablePictureError
-from .pictures import Size, fit_picture, read_picture, to_pixels
+from .pictures import Size, fit_picture, is_scaled, read_picture, to_pixels
 
 logger = logging.getLogger("nextcontrol")
 
@@ -206,13 +206,16 @@ def content_of(path: Path, name: str) -> str:
         name: For the error.
 
     Returns:
-        See `file_digest`.
+        See `file_digest`. Another name for pictures whose numbers are scaled: before, they were encoded as white.
 
     Raises:
         UnreadablePictureError: It has gone or become a link since the dataset was looked through, or may not be read.
     """
     try:
-        return file_digest(path)
+        digest = file_digest(path)
+        return f"{digest} scaled" if is_scaled(path, name) else digest
+    except UnreadablePictureError:
+        raise
     except (OSError, ValueError) as error:
         reason = shown(getattr(error, "strerror", None) or first_line(error))
         raise UnreadablePictureError(f"'{shown(name)}' cannot be opened ({reason})", "make it readable") from error

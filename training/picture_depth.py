@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
-_BITS, _PHOTOMETRIC = 258, 262  # TIFF
+_BITS, _PHOTOMETRIC, _FORMAT = 258, 262, 339  # TIFF
+_SIGNED = 2
 _WHITE_IS_ZERO = 0
 _SIXTEEN = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _GREY = _SIXTEEN | {"I", "F"}
 _SPREAD = frozenset({"PNG", "PPM", "JPEG2000"})
 """Formats whose numbers the library spreads to 16 bits where it says "I"."""
+_BYTE = 255
 _SLACK = 1e-4
 """By how much a float may lie outside of [0, 1]: what rounding makes of it."""
 _STRIP = 1 << 22
@@ -60,18 +62,23 @@ def depth_of(picture: ImageFile, name: str) -> Depth:
     """
     tags = getattr(picture, "tag_v2", {})
     mode = picture.mode
+    if _SIGNED in tags.get(_FORMAT, ()) or (mode == "I" and picture.format not in _SPREAD):
+        raise UnreadablePictureError(f"'{shown(name)}' has 32-bit or signed numbers, which do not say what white is", _CURE)
     if mode not in _GREY:
-        # The library takes the upper half of each number.
-        return Depth(remark=_scaled("16 bits") if ";16" in str(picture.tile[:1]) else "")
+        return Depth(remark=_scaled("16 bits") if _is_halved(picture) else "")
     is_inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     if mode == "F":
         return Depth(1, is_inverted, remark=_scaled("floats"))
-    if mode == "I" and picture.format not in _SPREAD:
-        raise UnreadablePictureError(f"'{shown(name)}' has 32-bit or signed numbers, which do not say what white is", _CURE)
     bits = tags.get(_BITS, (16,))[0] if mode in _SIXTEEN else 16
     transparent = picture.info.get("transparency")
     own = transparent if isinstance(transparent, int) else None
     return Depth((1 << bits) - 1, is_inverted, own, _scaled(f"{bits} bits"))
+
+
+def _is_halved(picture: ImageFile) -> bool:
+    """Whether the library has taken the upper half of each number."""
+    form = picture.tile[0][3] if picture.tile else ""
+    return ";16" in str(form) or (picture.format == "PPM" and isinstance(form, tuple) and form[-1] > _BYTE)
 
 
 def _scaled(what: str) -> str:

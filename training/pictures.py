@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .picture_depth import depth_of, in_rgb
+from .picture_depth import Depth, depth_of, in_rgb
 from .picture_files import PictureBytes, opened
 
 if TYPE_CHECKING:
@@ -70,6 +70,12 @@ def read_with_remarks(path: Path | PictureBytes, name: str) -> tuple[Image, list
         upright = upright.transpose(Image.Transpose[_TURNS[orientation]])
     remarks = [depth.remark] if depth.remark else []
     return upright, [*remarks, ONE_FRAME] if has_several else remarks
+
+
+def is_scaled(path: Path | PictureBytes, name: str) -> bool:
+    """Whether a picture's numbers are other ones than those of eight bits; errors as in `read_picture`."""
+    with opened(path, name) as picture:
+        return depth_of(picture, name).white != Depth.white
 
 
 def bucket_of(size: Size, resolution: int, has_buckets: bool) -> Size:

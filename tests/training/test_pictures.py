@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nextcontrol.training.cache import file_digest
+from nextcontrol.training.encode import content_of
 from nextcontrol.training.encoded_pair import _from_png
 from nextcontrol.training.picture_files import FORMATS, LARGEST, PictureBytes, UnreadablePictureError
 from nextcontrol.training.picture_tags import check_tags
@@ -113,6 +115,19 @@ def test_sixteen_bits_of_colour_are_scaled(alpha):
     assert remarks == ["scaled from 16 bits to 8 bits"]
 
 
+def test_sixteen_bits_of_a_ppm_are_said():
+    data = b"P6 16 16 4095\n" + np.repeat(SIXTEEN.astype(">u2")[..., None] // 16, 3, -1).astype(">u2").tobytes()
+    assert read_with_remarks(PictureBytes("x", data), "x")[1] == ["scaled from 16 bits to 8 bits"]
+
+
+def test_what_was_encoded_as_white_is_encoded_again(tmp_path):
+    for kind, is_new in {"16-bit grey PNG": True, "16-bit TIFF": True, "grey": False, "colour": False}.items():
+        path = tmp_path / "x"
+        noise = Image.fromarray(RAMP).convert("L" if kind == "grey" else "RGB")
+        path.write_bytes(DEEP[kind] if is_new else saved(noise, "PNG"))
+        assert (content_of(path, "x") != file_digest(path)) is is_new
+
+
 def test_the_transparent_grey_of_sixteen_bits_becomes_white():
     data = png(16, 16, 16, 0, rows_of(SIXTEEN.astype(">u2")), (b"tRNS", struct.pack(">H", 257 * 9)))
     assert (read(data) == np.where(RAMP == 9, 255, RAMP)[..., None]).all()
@@ -182,6 +197,7 @@ REFUSED = {
         "JPEG of 20[0-9] scans",
     ),
     "32-bit whole numbers": (saved(Image.fromarray(SIXTEEN.astype(np.int32)), "TIFF"), "32-bit or signed numbers"),
+    "signed 8 bits": (tiff(RAMP.tobytes(), (8,), form=2), "32-bit or signed numbers"),
     "signed 16 bits": (tiff(SIXTEEN.tobytes(), (16,), form=2), "32-bit or signed numbers"),
     "floats to 255": (saved(Image.fromarray(RAMP.astype(np.float32)), "TIFF"), "floats from 0 to 255"),
     "negative floats": (saved(Image.fromarray(RAMP.astype(np.float32) / 255 - 1), "TIFF"), "floats from -1 to 0"),
