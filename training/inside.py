@@ -89,13 +89,19 @@ def own_place(folder: Path, relative: str | Path) -> Path:
         The place, in the folder without links.
 
     Raises:
-        ValueError: The file or a folder on the way to it is a link, or leads out.
+        LeadsOutError: It leads out of the folder.
+        ValueError: The file or a folder on the way to it is a link, or the system does not take the name.
     """
     real = folder.resolve()
     place = real / relative
+    if ".." in place.parts or not place.is_relative_to(real):
+        raise LeadsOutError(f"'{shown(relative)}' leads out of '{shown(folder.name)}': write a path inside it.")
     try:
-        is_own = not place.is_symlink() and place.parent.resolve() == place.parent and place.parent.is_relative_to(real)
-    except (OSError, RuntimeError, ValueError):
+        is_own = not place.is_symlink() and place.parent.resolve() == place.parent
+    except (OSError, ValueError) as error:
+        reason = shown(getattr(error, "strerror", None) or first_line(error))
+        raise ValueError(f"'{shown(relative)}' cannot be written ({reason}): choose another name.") from error
+    except RuntimeError:  # links in a circle
         is_own = False
     if not is_own:
         raise ValueError(

@@ -55,8 +55,10 @@ def read_rows(place: Path) -> dict[str, str]:
         if line.strip():
             try:
                 row = parse_json(line, strict=False)
+                if not isinstance(row, dict) or not isinstance(row.get("target"), str):
+                    raise ValueError("it holds no JSON object with the name of a target")
                 rows[row["target"].removeprefix("target/").removesuffix(".png")] = str(row.get(PICTURE) or "")
-            except (ValueError, TypeError, LookupError, AttributeError) as error:
+            except ValueError as error:
                 raise ValueError(
                     f"Line {number} of '{ROWS}' in '{shown(place.parent.name)}' is no row of a pair ({first_line(error)}): "
                     "mend it, or delete the line, and the pair is listed again."
@@ -86,8 +88,10 @@ def check_same(folder: Path, own: Mapping[str, object]) -> None:
     if about.exists():
         try:
             there = read_small_json(about)
+            if not isinstance(there, dict):
+                raise ValueError("it holds no JSON object")
             different = [f"{key} was {there.get(key)} and is {value}" for key, value in own.items() if there.get(key) != value]
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"'{ABOUT}' in '{shown(folder.name)}' cannot be read ({first_line(error)}): choose another folder."
             ) from error
@@ -96,6 +100,8 @@ def check_same(folder: Path, own: Mapping[str, object]) -> None:
                 f"'{shown(folder.name)}' was made with other settings ({shown('; '.join(different), LONGEST_REASON)}): choose "
                 "another folder."
             )
+    elif folder.exists() and not folder.is_dir():
+        raise ValueError(f"'{shown(folder.name)}' is a file: choose the name of a folder.")
     elif folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"'{folder.name}' is there already and was not made here: choose another folder.")
     else:

@@ -100,11 +100,18 @@ class _Rows:
         if not relative.parts:
             names = ", ".join(keys)
             raise UnreadableTextError(f"Row {number} of '{self.file}' has none of {names}: name the picture in one of them.")
-        if relative.is_absolute() or ".." in relative.parts or ":" in found:
+        if relative.is_absolute() or ".." in relative.parts or self._has_drive(relative):
             raise UnreadableTextError(
-                f"Row {number} of '{self.file}' leads out of the folder ('{shown(found)}'): write paths inside it, without ':'."
+                f"Row {number} of '{self.file}' leads out of the folder ('{shown(found)}'): write paths inside it, without a "
+                "drive and without '..'."
             )
         return str(relative)
+
+    def _has_drive(self, relative: PurePosixPath) -> bool:
+        """Whether there is a drive in a path, or one of Windows' hidden streams; other systems have names with ':'."""
+        if ":" not in str(relative):
+            return False
+        return os.name == "nt" or ":" in relative.parts[0] or not os.path.lexists(self.places.folder / relative)
 
 
 def _read_rows(places: Places, path: Path) -> Iterator[tuple[int, Any]]:

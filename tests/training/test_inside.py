@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 from nextcontrol.training.inside import open_inside, open_real, own_place
@@ -51,9 +52,23 @@ def test_a_link_that_appears_later_is_not_followed(world):
         open_real(own, "own.txt")
 
 
-@pytest.mark.parametrize("path", ["in", "out", "up/new.txt", "round", "../new.txt", "round/new.txt"])
+@pytest.mark.parametrize("path", ["in", "out", "up/new.txt", "round", "round/new.txt"])
 def test_nothing_is_written_through_a_link(world, path):
     with pytest.raises(ValueError, match="nothing is written through links"):
+        own_place(world / "root" / "set", path)
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("../new.txt", "leads out of 'set': write"),
+        ("a/../../new.txt", "leads out of 'set': write"),
+        ("/new.txt", "leads out of 'set': write"),
+        ("n" * 300, "cannot be written (File name too long): choose another name"),
+    ],
+)
+def test_where_nothing_can_be_written_is_said_for_what_it_is(world, path, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
         own_place(world / "root" / "set", path)
 
 

@@ -130,6 +130,7 @@ COLLISIONS = {
         "é" * 125 + ".gif",
         "中" * 83 + ".png",
     ],
+    "a colon": ["a:b.png", "c/a:b.png", "a_b.png"],
     "a bare name": ["a.b.png", "a.b.c.png", "a .png", " a.png"],
 }
 
@@ -229,6 +230,13 @@ def test_damaged_settings_of_an_earlier_run_are_one_sentence(photos, text):
     make(photos)
     (photos.parent / "pairs" / "nextcontrol.json").write_text(text)
     with pytest.raises(ValueError, match=r"^'nextcontrol\.json' in 'pairs' cannot be read"):
+        make(photos)
+
+
+def test_a_file_in_the_datasets_place_is_said(photos):
+    put(photos, "a.png")
+    (photos.parent / "pairs").write_text("mine")
+    with pytest.raises(ValueError, match=r"^'pairs' is a file: choose the name of a folder\.$"):
         make(photos)
 
 
