@@ -10,15 +10,29 @@ Source: pytorch/pytorch@v2.5.1 torch/_weights_only_unpickler.py, torch/_utils.py
 from __future__ import annotations
 
 import pickle
-import re
 import struct
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-
-from .weight_bounds import MOST_DIMENSIONS
+from .pickle_values import (
+    DENSE,
+    FROM_TYPE,
+    NOTE,
+    ODD,
+    PLAIN_TYPES,
+    TENSOR_CLASS,
+    WRAPPED,
+    Described,
+    Global,
+    Odd,
+    Storage,
+    as_key,
+    described_by,
+    dtype_of,
+    is_known,
+    text_of,
+)
 
 LARGEST_PICKLE = 1 << 24
 """Bytes: names, shapes and notes; the numbers lie outside. A checkpoint of Stable Diffusion has 150 kB."""
@@ -26,85 +40,6 @@ MOST_STEPS = 1_000_000
 """Instructions; a tensor takes about 25."""
 _LONGEST_GLOBAL = 200
 _POLLED = 1 << 16
-
-_STORAGES: dict[str, torch.dtype] = {
-    "Float": torch.float32, "Double": torch.float64, "Half": torch.float16, "BFloat16": torch.bfloat16, "Long": torch.int64,
-    "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
-    "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128, "QInt8": torch.qint8, "QUInt8": torch.quint8,
-    "QInt32": torch.qint32,
-}  # fmt: skip
-_STORAGE = re.compile(r"torch\.(?:cuda\.)?(\w+)Storage")
-_TENSOR_CLASS = re.compile(r"torch\.(?:cuda\.)?(sparse\.)?\w*Tensor")
-_UNTYPED = "torch.storage.UntypedStorage"
-_DENSE = {"torch._utils._rebuild_tensor": 4, "torch._utils._rebuild_tensor_v2": 4, "torch._utils._rebuild_tensor_v3": 7}
-"""What makes a plain tensor, and of how many arguments at least."""
-_WRAPPED = {
-    "torch.nn.parameter.Parameter", "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
-    "torch._utils._rebuild_device_tensor_from_cpu_tensor",
-}  # fmt: skip
-"""What puts something around the tensor that is its first argument."""
-_ODD = {
-    "torch._utils._rebuild_sparse_tensor": "a sparse tensor", "torch._utils._rebuild_qtensor": "a quantized tensor",
-    "torch._utils._rebuild_nested_tensor": "a nested tensor",
-    "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without numbers",
-    "torch._utils._rebuild_wrapper_subclass": "a tensor of a class of its own",
-    "torch._utils._rebuild_device_tensor_from_numpy": "an array of another library",
-}  # fmt: skip
-_FROM_TYPE = "torch._tensor._rebuild_from_type_v2"
-_PLAIN_TYPES = ("torch.Tensor", "torch.nn.parameter.Parameter")
-_NOTES = {
-    "collections.OrderedDict", "collections.Counter", "torch.Size", "torch.device", "torch.serialization._get_layout",
-    "_codecs.encode", "builtins.bytearray", "builtins.set", "builtins.complex", "torch.storage.TypedStorage", _UNTYPED,
-    _FROM_TYPE,
-}  # fmt: skip
-
-
-class Global(NamedTuple):
-    """A class or function that the pickle names; it is never looked up."""
-
-    name: str
-
-
-class Storage(NamedTuple):
-    """Numbers that lie in the file."""
-
-    key: str
-    dtype: torch.dtype
-    numel: int
-    start: int = 0
-    """Elements before these, where they are part of a larger storage."""
-
-
-class Described(NamedTuple):
-    """A plain tensor."""
-
-    storage: Storage
-    dtype: torch.dtype
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
-class Odd(NamedTuple):
-    """A tensor of another kind: sparse, quantized and the like."""
-
-    title: str
-    """With its article."""
-
-
-class Nameless(NamedTuple):
-    """What stands for a key that is no text."""
-
-    type_name: str
-    number: int
-    """Makes it one of its own."""
-
-
-class Note(NamedTuple):
-    """Anything else that a trainer keeps beside its tensors."""
-
-
-NOTE = Note()
 
 
 class Unpickler:
@@ -201,7 +136,7 @@ class Unpickler:
             if type(target) is not dict:
                 raise TypeError
             for index in range(0, len(items), 2):
-                target[_as_key(items[index], len(target))] = items[index + 1]
+                target[as_key(items[index], len(target))] = items[index + 1]
 
     def _global(self) -> None:
         module, name = self._line(), self._line()
@@ -221,21 +156,21 @@ class Unpickler:
         if not isinstance(function, Global) or type(arguments) is not tuple:
             raise TypeError
         name = function.name
-        if name in _DENSE:
-            return _described(arguments, _DENSE[name])
-        if name in _WRAPPED:
+        if name in DENSE:
+            return described_by(arguments, DENSE[name])
+        if name in WRAPPED:
             return arguments[0] if isinstance(arguments[0], (Described, Odd)) else NOTE
-        if name in _ODD:
-            return Odd(_ODD[name])
+        if name in ODD:
+            return Odd(ODD[name])
         if name == "collections.OrderedDict":
             return self._ordered(arguments[0]) if arguments else {}
         if name == "torch.Size":
             return arguments[0] if type(arguments[0]) is tuple else NOTE
-        if name == _FROM_TYPE:
-            is_plain = isinstance(arguments[1], Global) and arguments[1].name in _PLAIN_TYPES
-            inner = arguments[0].name in _DENSE
+        if name == FROM_TYPE:
+            is_plain = isinstance(arguments[1], Global) and arguments[1].name in PLAIN_TYPES
+            inner = arguments[0].name in DENSE
             return self._call(arguments[0], arguments[2]) if is_plain and inner else Odd("a tensor of a class of its own")
-        if match := _TENSOR_CLASS.fullmatch(name):
+        if match := TENSOR_CLASS.fullmatch(name):
             return Odd("a sparse tensor" if match[1] else "a tensor in the form of PyTorch 0.1")
         return NOTE
 
@@ -245,17 +180,17 @@ class Unpickler:
         self._steps += len(pairs)
         made: dict[Any, Any] = {}
         for key, value in pairs:
-            made[_as_key(key, len(made))] = value
+            made[as_key(key, len(made))] = value
         return made
 
     def _persistent(self) -> None:
         pid = self.stack.pop()
-        if type(pid) is not tuple or len(pid) not in (5, 6) or _text(pid[0]) != "storage":
+        if type(pid) is not tuple or len(pid) not in (5, 6) or text_of(pid[0]) != "storage":
             raise TypeError
-        kind, key, numel = pid[1], _text(pid[2]), pid[4]
+        kind, key, numel = pid[1], text_of(pid[2]), pid[4]
         if not isinstance(kind, Global) or type(numel) is not int or numel < 0:
             raise TypeError
-        storage = Storage(key, _dtype_of(kind.name), numel)
+        storage = Storage(key, dtype_of(kind.name), numel)
         self.storages.setdefault(key, storage)
         if len(pid) == 6 and pid[5] is not None:
             _, start, size = pid[5]
@@ -263,73 +198,6 @@ class Unpickler:
                 raise TypeError
             storage = storage._replace(start=start, numel=size)
         self.stack.append(storage)
-
-
-def _described(arguments: tuple[Any, ...], least: int) -> Described | Odd:
-    if len(arguments) < least:
-        raise IndexError
-    storage, offset, shape, stride = arguments[:4]
-    dtype = storage.dtype
-    if least == 7:
-        dtype = vars(torch)[arguments[6].name.removeprefix("torch.")]
-    if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
-        raise TypeError
-    if not type(shape) is type(stride) is tuple or len(shape) != len(stride):
-        raise TypeError
-    if len(shape) > MOST_DIMENSIONS:
-        return Odd(f"a tensor of {len(shape)} dimensions")
-    sizes = (offset, *shape, *stride)
-    if any(type(size) is not int or not 0 <= size < 1 << 48 for size in sizes):
-        raise TypeError
-    if dtype in (torch.qint8, torch.quint8, torch.qint32):
-        return Odd("a quantized tensor")
-    if any(type(notes) is dict and (notes.get("conj") or notes.get("neg")) for notes in arguments[6:]):
-        return Odd("a tensor that stands for its negative or conjugate")
-    return Described(storage, dtype, offset, shape, stride)
-
-
-def _as_key(key: Any, number: int) -> Any:
-    # To hash a foreign tuple can take for ever, or more stack than there is; numbers can be chosen to have one hash.
-    return key if type(key) is str else Nameless(type(key).__name__, number)
-
-
-def is_known(name: str) -> bool:
-    """Whether weight files may name something: what PyTorch lets them name, and what the host has added to that."""
-    if name in _NOTES or name in _DENSE or name in _WRAPPED or name in _ODD or _TENSOR_CLASS.fullmatch(name):
-        return True
-    if match := _STORAGE.fullmatch(name):
-        return match[1] in _STORAGES
-    module, _, last = name.rpartition(".")
-    if (
-        module == "torch"
-        and last.islower()
-        # Not `getattr`, which imports what is not there yet.
-        and isinstance(vars(torch).get(last), (torch.dtype, torch.layout, torch.qscheme))
-    ):
-        return True
-    return name in _safe_globals()
-
-
-def _safe_globals() -> set[str]:
-    listed: list[Any] = getattr(torch.serialization, "get_safe_globals", list)()
-    return {item[1] if isinstance(item, tuple) else f"{item.__module__}.{item.__qualname__}" for item in listed}
-
-
-def _dtype_of(storage: str) -> torch.dtype:
-    if storage == _UNTYPED:
-        return torch.uint8
-    match = _STORAGE.fullmatch(storage)
-    if match is None:
-        raise TypeError
-    return _STORAGES[match[1]]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bytes):  # of Python 2
-        return value.decode("ascii")
-    if type(value) is not str:
-        raise TypeError
-    return value
 
 
 _STOP = pickle.STOP[0]

@@ -17,7 +17,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .pickles import LARGEST_PICKLE, Described, Storage, Unpickler
+from .pickle_values import Described, Storage
+from .pickles import LARGEST_PICKLE, Unpickler
 from .weight_bounds import MOST_REPEATED
 
 _ZIP = b"PK\x03\x04"

@@ -16,7 +16,7 @@ from torch import Tensor
 from .foreign import parse_json, shown
 
 if TYPE_CHECKING:
-    from .pickles import Described
+    from .pickle_values import Described
 
 MOST_TENSORS = 20_000
 """A CtrLoRA pretraining checkpoint with everything in it has 4,000."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...models.detect import UnsupportedCheckpointError
 from ...models.foreign import first_line, shown
-from ...models.pickles import Described, Odd
+from ...models.pickle_values import Described, Odd
 from ...models.state_dict import unwrap
 from ...models.torch_file import TorchFile
 from ...models.weight_bounds import FLOATS, check_keys, check_sizes, read_header, repeats

@@ -10,7 +10,8 @@ from collections import Counter, OrderedDict
 import pytest
 import torch
 from hostile_weights import PROTO, archive, described, named, put, row, saved, text
-from nextcontrol.models.pickles import LARGEST_PICKLE, MOST_STEPS, NOTE, Described, Global, Odd, Unpickler, is_known
+from nextcontrol.models.pickle_values import NOTE, Described, Global, Odd, is_known
+from nextcontrol.models.pickles import LARGEST_PICKLE, MOST_STEPS, Unpickler
 from nextcontrol.models.torch_file import TorchFile
 from torch import nn
 
