@@ -130,7 +130,8 @@ class RunLock:
     def _check_free(self, is_certain: bool) -> None:
         owner = self._read()
         if owner and not (is_certain and owner.get("machine") == machine_id()):
-            left = DEAD_SECONDS - self._silence()
+            # Signs of life from the future are those of a clock that has been set back since.
+            left = DEAD_SECONDS - abs(self._silence())
             if left > 0:
                 raise TakenError(self._taken(owner, left))
 

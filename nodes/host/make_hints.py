@@ -96,9 +96,19 @@ def hint_maker(hint_type: str, options: Mapping[str, object], annotator: str) ->
         except cv2.error as error:
             if error.code == cv2.Error.StsNoMem:
                 raise MemoryError from error
-            raise ValueError(f"{hint_type} cannot be drawn of it ({first_line(error)}).") from error
+            raise _undrawn(hint_type, error) from error
+        except comfy.model_management.OOM_EXCEPTION:
+            raise
+        except (RuntimeError, TypeError, LookupError, AttributeError, AssertionError) as error:
+            if "allocate memory" in str(error):  # torch's words on a CPU
+                raise MemoryError from error
+            raise _undrawn(hint_type, error) from error
 
     return make
+
+
+def _undrawn(hint_type: str, error: Exception) -> ValueError:
+    return ValueError(f"{hint_type} cannot be drawn from it ({first_line(error)}).")
 
 
 def open_network(task: str, name: str = "") -> Annotator:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -10,6 +12,7 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
+from nextcontrol.nodes.host import make_hints
 from nextcontrol.nodes.host.dataset_folders import KIND, cache_of, find_folder, new_folder, open_dataset
 from nextcontrol.nodes.host.make_hints import read_options
 from nextcontrol.nodes.pairs import CheckPairs, MakePairs, PairDatasetNode
@@ -393,3 +396,36 @@ def test_checking_changes_no_file(place):
     before = contents(place)
     check(place)
     assert contents(place) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "is_the_end"),
+    [
+        (RuntimeError("a shape that does not fit"), False),
+        (KeyError("x"), False),
+        (TypeError("x"), False),
+        (AssertionError(), False),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (make_hints.comfy.model_management.OOM_EXCEPTION("x"), True),
+        (make_hints.comfy.model_management.InterruptProcessingException(), True),
+    ],
+)
+def test_whatever_one_picture_breaks_is_a_line_of_the_report_and_no_more(pictures, place, monkeypatch, error, is_the_end):
+    row, drawn = make_hints.PREPROCESSORS["canny"], []
+
+    def fails_once(*given, **options):
+        drawn.append(given)
+        if len(drawn) == 1:
+            raise error
+        return row.make(*given, **options)
+
+    monkeypatch.setitem(make_hints.PREPROCESSORS, "canny", dataclasses.replace(row, make=fails_once))
+    run = functools.partial(MakePairs.execute, pictures.name, place.name, "canny", 64, "none")
+    if is_the_end:
+        with pytest.raises((MemoryError, type(error))):
+            run()
+    else:
+        report = run().args[1]
+        assert "canny cannot be drawn from it" in report
+        assert len(drawn) > 1
+        assert f"{len(drawn) - 1} pairs made" in report

@@ -81,9 +81,11 @@ def test_a_training_on_another_machine_holds_it_while_it_gives_signs_of_life(pat
         take(path)
     assert json.loads(path.read_text(encoding="utf-8"))["run"] == "t"
     assert list(path.parent.iterdir()) == [path]
-    silent = time.time() - DEAD_SECONDS - 1
-    os.utime(path, (silent, silent))
-    take(path)
+    for since in (-1, 1):
+        sign(path)
+        silent = time.time() + since * (DEAD_SECONDS + 10)
+        os.utime(path, (silent, silent))
+        take(path)
 
 
 def test_signs_of_life_are_given(path, monkeypatch):
