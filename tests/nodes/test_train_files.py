@@ -31,7 +31,7 @@ def models(base_folder):
     return files_for("x").main.parent
 
 
-def refuse(base_folder, pairs, name, match, error=(ValueError, CannotWriteError)):
+def check_refused(base_folder, pairs, name, match, error=(ValueError, CannotWriteError)):
     """Refused with a sentence, before anything is encoded."""
     job = small_job(base_folder, pairs, name)
     with pytest.raises(error, match=match) as caught:
@@ -54,16 +54,18 @@ def refuse(base_folder, pairs, name, match, error=(ValueError, CannotWriteError)
     ],
 )
 def test_a_name_that_no_system_takes_is_refused_first(base_folder, pairs, name, reason):
-    refuse(base_folder, pairs, name, reason, ValueError)
+    check_refused(base_folder, pairs, name, reason, ValueError)
 
 
 def test_what_stands_in_the_way_is_said_first(base_folder, pairs, models):
     (models / "plain_file").write_text("kept", encoding="utf-8")
-    refuse(base_folder, pairs, "plain_file/new", "'plain_file/new.safetensors' cannot be written .+: free some space, or make")
+    check_refused(
+        base_folder, pairs, "plain_file/new", "'plain_file/new.safetensors' cannot be written .+: free some space, or make"
+    )
     (models / "held.training").write_text("kept", encoding="utf-8")
-    refuse(base_folder, pairs, "held", "'held.safetensors' cannot be written")
+    check_refused(base_folder, pairs, "held", "'held.safetensors' cannot be written")
     (models / "folder.safetensors").mkdir()
-    refuse(base_folder, pairs, "folder", "'folder.safetensors' is there already")
+    check_refused(base_folder, pairs, "folder", "'folder.safetensors' is there already")
     assert not (models / "folder.training").exists()
 
 
@@ -72,11 +74,11 @@ def test_a_read_only_folder_is_said_first(base_folder, pairs, models, monkeypatc
     if not Path("/proc/self").is_dir():
         pytest.skip("no folder that is read-only for everybody")
     monkeypatch.setattr(train_files, "first_place", lambda _kind: Path("/proc/self"))
-    refuse(base_folder, pairs, "x", "'x.safetensors' cannot be written", CannotWriteError)
+    check_refused(base_folder, pairs, "x", "'x.safetensors' cannot be written", CannotWriteError)
 
 
 def test_a_refused_training_leaves_no_folder(base_folder, pairs, models):
-    refuse(base_folder, "file_pairs", "new/folder/CON", "names of devices")
+    check_refused(base_folder, "file_pairs", "new/folder/CON", "names of devices")
     with pytest.raises(ValueError, match="2 or more"):
         train(base_folder, pairs, "new/folder/x", dataset_settings={"subset": 1})
     assert not (models / "new" / "folder" / "x.training").exists()
@@ -93,7 +95,7 @@ def test_too_little_space_for_a_state_is_said_before_the_first_step(base_folder,
 def test_a_second_training_of_a_name_is_refused_and_the_first_goes_on(base_folder, pairs):
     files = files_for("twice")
     with files.lock:
-        refuse(base_folder, pairs, "twice", "'twice.safetensors' is being trained by process", TakenError)
+        check_refused(base_folder, pairs, "twice", "'twice.safetensors' is being trained by process", TakenError)
     assert train(base_folder, pairs, "twice").files == ("twice.safetensors",)
     assert not list(files.folder.glob("*.lock"))
 
