@@ -104,7 +104,7 @@ class StateStore:
 
 def _read(step: int, path: Path) -> State | None:
     try:
-        tensors, metadata = read_sealed(path)
+        tensors, metadata = read_sealed(path, [_ABOUT])
         about = parse_json(metadata[_ABOUT])
         if not isinstance(about, dict):
             raise DamagedFileError("its header holds no object")

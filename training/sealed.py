@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -35,11 +35,12 @@ def write_sealed(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     write_tensors(path, tensors, {**metadata, CHECKSUM: checksum(tensors, metadata)})
 
 
-def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_sealed(path: Path, keys: Sequence[str] = ()) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read what `write_sealed` wrote.
 
     Args:
         path: A regular file. One from before there were checksums has none, and is taken as it is.
+        keys: Of the strings that its header has: what else is there was a checksum before it was damaged.
 
     Returns:
         The tensors, and the strings of the header.
@@ -56,6 +57,8 @@ def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise DamagedFileError(first_line(error)) from error
     written = metadata.pop(CHECKSUM, None)
+    if metadata.keys() != set(keys):
+        raise DamagedFileError("its header has other entries")
     if written is not None and written != checksum(tensors, metadata):
         raise DamagedFileError("its checksum is another")
     return tensors, metadata

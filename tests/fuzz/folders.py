@@ -170,6 +170,8 @@ def change_name(folder: Path, draw: random.Random, room: Room) -> str:
     name = draw.choice(NAMES)
     below = draw.choice((b"", b"", b"deep/" * 40, b"\xff/", b".x/"))
     for role in draw.choice((ROLES, ROLES, ROLES[:1], ROLES[1:])):
+        if (folder / role).is_symlink():  # by an earlier change; what lies behind it is none of ours
+            continue
         path = folder / role / os.fsdecode(below + name)
         path.parent.mkdir(parents=True, exist_ok=True)
         put(path, plain(3, draw.choice(("PNG", "PNG", "JPEG", "GIF"))))

@@ -44,6 +44,18 @@ def test_no_flipped_bit_of_a_cache_is_read(tmp_path):
     assert harmless < 60
 
 
+def test_a_damaged_checksum_does_not_make_a_file_an_old_one(tmp_path):
+    store = StateStore(tmp_path, keep=2)
+    for step in (1, 2):
+        store.save(State(step, {"x": torch.full((50,), step)}, {}))
+    TensorCache(tmp_path).write(KEY, x=torch.ones(3))
+    for path in (tmp_path / "ab" / f"{KEY}.safetensors", tmp_path / "state-00000002.state"):
+        damaged = path.read_bytes().replace(b"nextcontrol.checksum", b"nextcontrol.bhecksum")
+        path.write_bytes(damaged[:-1] + b"\1")
+    assert not TensorCache(tmp_path).has(KEY)
+    assert store.load().step == 1
+
+
 def test_no_flipped_bit_of_a_state_is_trained_on(tmp_path, caplog):
     store = StateStore(tmp_path, keep=2)
     states = {step: State(step, {"x": torch.full((50,), step)}, {"config": f"{step}", "identity": {}}) for step in (1, 2)}
